@@ -1,0 +1,2 @@
+//! `tandem`: arguments, wiring, exit code.
+fn main() {}

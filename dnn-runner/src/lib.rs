@@ -1,0 +1,1 @@
+//! The unprivileged process that runs a dynamic DNN.

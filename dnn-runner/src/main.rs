@@ -1,0 +1,2 @@
+//! `dnn-runner`: arguments, handshake, loop.
+fn main() {}
