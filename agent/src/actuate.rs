@@ -1,6 +1,7 @@
 //! Carrying out an admitted decision: one [`Actuator`] per way of setting something.
 
 use crate::envelope::Admitted;
+use crate::units::{DomainId, OppIndex};
 
 /// Which part of a decision: what rises is written before the runner hears of it, what falls after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub enum Half {
 pub trait Actuator: Send {
     /// For people.
     fn name(&self) -> &str;
+    /// The OPP it last wrote and read back, if it sets that domain.
+    fn opp(&self, _domain: DomainId) -> Option<OppIndex> {
+        None
+    }
     /// Carries out its part of `order`: skips what is already so, reads back what it wrote, tries all
     /// and returns the last error.
     fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError>;

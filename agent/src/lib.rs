@@ -16,3 +16,5 @@ pub mod policy;
 pub mod envelope;
 
 pub mod actuate;
+
+pub mod transaction;
