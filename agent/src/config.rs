@@ -120,7 +120,7 @@ pub struct PolicyFiles {
 /// An application that may register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
-    /// The name it registers under.
+    /// The name it registers under; a final `*` stands for any ending.
     pub name: String,
     /// The user that may.
     pub uid: Uid,
@@ -128,6 +128,13 @@ pub struct AppConfig {
     pub target: Slo,
     /// Run-queue delay in one wait that wakes the loop at once.
     pub runq_bound: Option<Nanos>,
+}
+
+impl AppConfig {
+    /// Whether a runner of that name is this application: the same, or `prefix*`.
+    pub fn matches(&self, name: &str) -> bool {
+        self.name.strip_suffix('*').map_or(self.name == name, |prefix| name.starts_with(prefix))
+    }
 }
 
 impl Config {
@@ -164,10 +171,6 @@ impl Config {
             if raw.app[..i].iter().any(|b| b.get_ref().name.get_ref() == name.get_ref()) {
                 problems.at(name.span(), format!("application {:?} is there twice; names are unique", name.get_ref()));
             }
-        }
-        if raw.app.len() > channel::MAX_RUNNERS {
-            let span = raw.app[channel::MAX_RUNNERS].span();
-            problems.at(span, format!("{} applications; at most {}", raw.app.len(), channel::MAX_RUNNERS));
         }
         let config = Self {
             path: path.to_path_buf(),
@@ -207,8 +210,9 @@ fn params(table: &toml::Table) -> Vec<Param> {
 
 fn app(raw: &RawApp, problems: &mut Problems<'_>) -> Option<AppConfig> {
     let name = raw.name.get_ref();
-    if name.is_empty() || name.len() > 32 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-        problems.at(raw.name.span(), format!("name {name:?}: 1 to 32 letters, digits, '-' or '_'"));
+    let stem = name.strip_suffix('*').unwrap_or(name);
+    if name.is_empty() || name.len() > 32 || !stem.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+        problems.at(raw.name.span(), format!("name {name:?}: 1 to 32 letters, digits, '-' or '_'; a final '*' stands for any ending"));
     }
     let uid = match raw.user.get_ref() {
         toml::Value::Integer(uid) => u32::try_from(*uid).ok().map(Uid::from_raw),

@@ -1,0 +1,258 @@
+//! What the agent says of itself: the document of `tandem status --json` and its form for people.
+//!
+//! It is built on request, between two ticks; a value that is not measured is `null`, never 0.
+
+use crate::units::{Nanos, Source};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The whole document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The board's name.
+    pub board: String,
+    /// True: decides and reports, writes nothing.
+    pub observe: bool,
+    /// How the loop is scheduled: `SCHED_FIFO 1`, `nice -20`, `nice 0`.
+    pub scheduling: String,
+    /// The loop.
+    pub ticks: Ticks,
+    /// What senses: `eBPF` or `/proc`.
+    pub sensing: String,
+    /// What was lost against full sensing, and why.
+    pub lost: Vec<String>,
+    /// What serves.
+    pub policy: PolicyStatus,
+    /// Domains, as in the board.
+    pub domains: Vec<DomainStatus>,
+    /// Applications present.
+    pub apps: Vec<AppStatus>,
+    /// CPU time of everything else, thousandths of one CPU.
+    pub others_permille: Option<u64>,
+    /// Slow sensors.
+    pub signals: Vec<SignalStatus>,
+    /// The last thing that could not be set, if any.
+    pub last_actuate_error: Option<String>,
+    /// How saved settings were taken, where that needs saying.
+    pub notes: Vec<String>,
+}
+
+/// The loop's book.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ticks {
+    /// Length of a period, ms.
+    pub period_ms: f64,
+    /// Periodic ticks done.
+    pub done: u64,
+    /// Extra ticks, woken by a rare event.
+    pub woken: u64,
+    /// Periodic ticks that began more than one period late.
+    pub missed: u64,
+    /// Worst lateness, us.
+    pub late_max_us: u64,
+    /// Mean time of a tick's steps, us: sense, decide, admit, act and publish.
+    pub steps_us: [f64; 4],
+    /// Rare events lost because the ring was full.
+    pub events_lost: u64,
+}
+
+/// What serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyStatus {
+    /// The set's name.
+    pub set: String,
+    /// `serving`, or `hold` after it failed.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Swaps since start.
+    pub swaps: u64,
+}
+
+/// One domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DomainStatus {
+    /// Its name.
+    pub name: String,
+    /// `cpufreq`, `devfreq` or `cpu-bandwidth`.
+    pub kind: String,
+    /// Index of its OPP.
+    pub opp: Option<u16>,
+    /// The same for people: `1200 MHz`, `80 %`.
+    pub freq: Option<String>,
+    /// Number of OPPs.
+    pub opps: u16,
+    /// Utilisation, 0..=1024.
+    pub util: Option<u16>,
+    /// The highest OPP allowed from outside.
+    pub cap: Option<u16>,
+    /// Power, mW.
+    pub power_mw: Option<u32>,
+    /// The correction in force, if any.
+    pub clamp: Option<String>,
+}
+
+/// One application.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AppStatus {
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: u16,
+    /// Its runner's process.
+    pub pid: u32,
+    /// Target latency, ms.
+    pub target_ms: Option<f64>,
+    /// Accuracy floor, %.
+    pub top1_floor: Option<f64>,
+    /// The sub-network of the newest inference.
+    pub subnet: Option<String>,
+    /// Its accuracy by the manifest, %.
+    pub subnet_top1: Option<f64>,
+    /// Live accuracy over labelled images since the runner came, % (for people; no policy sees it).
+    pub live_top1: Option<f64>,
+    /// Latency over the newest inferences (up to 256), ms.
+    pub p50_ms: Option<f64>,
+    /// 95th percentile of the same.
+    pub p95_ms: Option<f64>,
+    /// Inferences finished since the runner came.
+    pub done: u64,
+    /// Inferences that arrived.
+    pub arrived: u64,
+    /// Inferences dropped by the runner.
+    pub dropped: u64,
+    /// Inferences over the target in force when they finished.
+    pub violations: u64,
+    /// Inferences by sub-network.
+    pub by_subnet: Vec<u64>,
+    /// CPU share, cgroup v2 scale.
+    pub weight: Option<u16>,
+    /// What it was told to run.
+    pub told_subnet: Option<String>,
+    /// What binds: `target`, `cap`, `clamp`, `co-runner`, `machine`.
+    pub binds: String,
+    /// CPU time of its threads, thousandths of one CPU.
+    pub run_permille: Option<u64>,
+    /// Time its threads waited on run queues, thousandths of one CPU.
+    pub runq_permille: Option<u64>,
+}
+
+/// One slow sensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SignalStatus {
+    /// Its name.
+    pub name: String,
+    /// In `unit`.
+    pub value: Option<i64>,
+    /// Its unit.
+    pub unit: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// How old the reading is, ms.
+    pub age_ms: u64,
+}
+
+/// `part` of `whole` in thousandths; `None` for an empty whole.
+pub fn permille(part: Nanos, whole: Nanos) -> Option<u64> {
+    part.0.saturating_mul(1000).checked_div(whole.0)
+}
+
+/// A value or a dash: absent is never 0.
+fn or_dash<T: fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |v| v.to_string())
+}
+
+fn ms(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |v| format!("{v:.1}"))
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = &self.ticks;
+        writeln!(
+            f,
+            "tandem {} pid {} on {}{}",
+            self.version,
+            self.pid,
+            self.board,
+            if self.observe { ", observing: nothing is written" } else { "" }
+        )?;
+        writeln!(
+            f,
+            "ticks    {} of {} ms, {} woken, {} missed, worst lateness {} us, {}",
+            t.done, t.period_ms, t.woken, t.missed, t.late_max_us, self.scheduling
+        )?;
+        let [sense, decide, admit, act] = t.steps_us;
+        writeln!(f, "         sense {sense:.1} us, decide {decide:.1} us, admit {admit:.1} us, act and publish {act:.1} us (means)")?;
+        writeln!(f, "sensing  {}{}", self.sensing, if self.lost.is_empty() { ", nothing lost" } else { "" })?;
+        for lost in &self.lost {
+            writeln!(f, "         lost: {lost}")?;
+        }
+        let p = &self.policy;
+        writeln!(f, "policy   {}: {}, {} swaps", p.set, p.state, p.swaps)?;
+        if let Some(error) = &p.error {
+            writeln!(f, "         set aside: {error}")?;
+        }
+        for d in &self.domains {
+            writeln!(
+                f,
+                "domain   {:<12} {:<13} opp {} of 0..{} ({}), util {}, cap {}, power {} mW{}",
+                d.name,
+                d.kind,
+                or_dash(d.opp),
+                d.opps - 1,
+                or_dash(d.freq.as_ref()),
+                or_dash(d.util),
+                or_dash(d.cap),
+                or_dash(d.power_mw),
+                d.clamp.as_ref().map_or_else(String::new, |c| format!(", clamped: {c}"))
+            )?;
+        }
+        for a in &self.apps {
+            writeln!(
+                f,
+                "app      {:<12} p50 {} p95 {} of {} ms, {} at {} %, {} done, {} dropped, {} over target; binds: {}",
+                a.name,
+                ms(a.p50_ms),
+                ms(a.p95_ms),
+                ms(a.target_ms),
+                or_dash(a.subnet.as_ref()),
+                or_dash(a.subnet_top1),
+                a.done,
+                a.dropped,
+                a.violations,
+                a.binds
+            )?;
+            writeln!(
+                f,
+                "         {:<12} cpu {}, waiting {} (of 1000 = one CPU), weight {}, live accuracy {} %",
+                "",
+                or_dash(a.run_permille),
+                or_dash(a.runq_permille),
+                or_dash(a.weight),
+                ms(a.live_top1)
+            )?;
+        }
+        writeln!(f, "others   cpu {} (of 1000 = one CPU)", or_dash(self.others_permille))?;
+        for s in &self.signals {
+            writeln!(f, "signal   {:<24} {} {} ({:?}, {} ms old)", s.name, or_dash(s.value), s.unit, s.source, s.age_ms)?;
+        }
+        if let Some(e) = &self.last_actuate_error {
+            writeln!(f, "could not set: {e}")?;
+        }
+        for n in &self.notes {
+            writeln!(f, "note     {n}")?;
+        }
+        Ok(())
+    }
+}
