@@ -1,83 +1,15 @@
-//! The agent's configuration: [`RawConfig`] is what the file says, [`Config`] is what was checked.
+//! The agent's configuration, read and checked.
 //!
 //! Unknown keys are refused; all errors of a file are reported at once, each with its line and the rule.
 //! Relative paths are relative to the file.
 
 use crate::policy::{Param, Slo};
-use crate::toml_errors::{Problems, TomlErrors};
+use crate::toml_errors::{BadToml, Problems, Section, read_text};
 use crate::units::{CentiPercent, Nanos};
 use nix::unistd::{Uid, User};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
-
-/// What the file says; may not be ready for use.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawConfig {
-    #[serde(default = "default_period")]
-    period_ms: Spanned<f64>,
-    #[serde(default = "default_run_dir")]
-    run_dir: PathBuf,
-    #[serde(default = "default_board")]
-    board: String,
-    policy: Spanned<String>,
-    #[serde(default = "default_deadline")]
-    decide_deadline_us: Spanned<u64>,
-    #[serde(default = "default_memory")]
-    policy_memory_mib: Spanned<u64>,
-    #[serde(default = "default_valid")]
-    valid_ms: Spanned<u64>,
-    #[serde(default)]
-    policies: BTreeMap<String, RawPolicy>,
-    #[serde(default)]
-    app: Vec<Spanned<RawApp>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawPolicy {
-    allocator: Spanned<PathBuf>,
-    tuner: Spanned<PathBuf>,
-    #[serde(default)]
-    allocator_params: toml::Table,
-    #[serde(default)]
-    tuner_params: toml::Table,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawApp {
-    name: Spanned<String>,
-    #[serde(default = "default_user")]
-    user: Spanned<toml::Value>,
-    latency_ms: Option<Spanned<f64>>,
-    top1: Option<Spanned<f64>>,
-    runq_bound_ms: Option<Spanned<f64>>,
-}
-
-fn default_period() -> Spanned<f64> {
-    Spanned::new(0..0, 10.0)
-}
-fn default_run_dir() -> PathBuf {
-    "/run/tandem".into()
-}
-fn default_board() -> String {
-    "auto".into()
-}
-fn default_deadline() -> Spanned<u64> {
-    Spanned::new(0..0, 2000)
-}
-fn default_memory() -> Spanned<u64> {
-    Spanned::new(0..0, 16)
-}
-fn default_valid() -> Spanned<u64> {
-    Spanned::new(0..0, 1000)
-}
-fn default_user() -> Spanned<toml::Value> {
-    Spanned::new(0..0, toml::Value::String("nobody".into()))
-}
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,124 +73,150 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// One error that lists every problem of the file.
-    pub fn load(path: &Path) -> anyhow::Result<Self> {
-        use anyhow::Context as _;
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the configuration", path.display()))?;
-        Ok(Self::parse(path, &text)?)
+    /// Every problem of the file.
+    pub fn load(path: &Path) -> Result<Self, BadToml> {
+        Self::parse(path, &read_text(path)?)
     }
 
     /// Checks the text of a file.
     ///
     /// # Errors
     /// Every problem of the text.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, TomlErrors> {
-        let mut problems = Problems::new(path, text);
-        let Some(raw) = problems.parse::<RawConfig>() else { return Err(problems.into_error()) };
+    pub fn parse(path: &Path, text: &str) -> Result<Self, BadToml> {
+        let file = path.display().to_string();
+        let problems = Problems::new(&file, text);
         let base = path.parent().unwrap_or(Path::new("."));
-        let policies: BTreeMap<_, _> =
-            raw.policies.iter().map(|(name, p)| (name.clone(), policy_files(p, base, &mut problems))).collect();
-        if !policies.contains_key(raw.policy.get_ref()) {
+        let mut root = problems.root();
+        let period = ranged(&mut root, "period-ms", 10, 1, 1000);
+        let deadline = ranged(&mut root, "decide-deadline-us", 2000, 100, 1_000_000);
+        let memory = ranged(&mut root, "policy-memory-mib", 16, 1, 1024);
+        let valid = ranged(&mut root, "valid-ms", 1000, 50, 60_000);
+        let run_dir = root.opt::<PathBuf>("run-dir").map_or("/run/tandem".into(), Spanned::into_inner);
+        let board = root.opt::<String>("board").map_or("auto".into(), Spanned::into_inner);
+        let policies = policies(&mut root, base);
+        let policy = root.need::<String>("policy");
+        if let Some(name) = &policy
+            && !policies.contains_key(name.get_ref())
+        {
             let known: Vec<_> = policies.keys().map(String::as_str).collect();
-            problems.at(
-                raw.policy.span(),
-                format!("policy {:?} has no [policies.{}] section; sections here: {}", raw.policy.get_ref(), raw.policy.get_ref(), known.join(", ")),
-            );
+            let rule = format!("has no [policies.{}] section; sections here: {}", name.get_ref(), known.join(", "));
+            root.bad(name.span(), "policy", rule);
         }
-        let apps = raw.app.iter().map(|a| app(a.get_ref(), &mut problems)).collect::<Vec<_>>();
-        for (i, a) in raw.app.iter().enumerate() {
-            let name = &a.get_ref().name;
-            if raw.app[..i].iter().any(|b| b.get_ref().name.get_ref() == name.get_ref()) {
-                problems.at(name.span(), format!("application {:?} is there twice; names are unique", name.get_ref()));
-            }
-        }
-        let config = Self {
+        let apps = apps(&mut root);
+        root.close();
+        let config = policy.map(|policy| Self {
             path: path.to_path_buf(),
-            period: millis(&raw.period_ms, "period-ms", 1.0, 1000.0, &mut problems),
-            run_dir: base.join(&raw.run_dir),
-            board: if raw.board.contains('/') { base.join(&raw.board).to_string_lossy().into_owned() } else { raw.board.clone() },
-            policy: raw.policy.get_ref().clone(),
-            decide_deadline: Nanos(1000 * range(&raw.decide_deadline_us, "decide-deadline-us", 100, 1_000_000, &mut problems)),
-            policy_memory: usize::try_from(range(&raw.policy_memory_mib, "policy-memory-mib", 1, 1024, &mut problems)).unwrap_or(1024) << 20,
-            valid: Nanos::from_ms(range(&raw.valid_ms, "valid-ms", 50, 60_000, &mut problems)),
+            period: Nanos::from_ms(period),
+            run_dir: base.join(run_dir),
+            board: if board.contains('/') { base.join(&board).display().to_string() } else { board },
+            policy: policy.into_inner(),
+            decide_deadline: Nanos(deadline * 1000),
+            policy_memory: usize::try_from(memory << 20).unwrap_or(usize::MAX),
+            valid: Nanos::from_ms(valid),
             policies,
-            apps: apps.into_iter().flatten().collect(),
-        };
+            apps,
+        });
         problems.finish(config)
     }
 }
 
-fn policy_files(raw: &RawPolicy, base: &Path, problems: &mut Problems<'_>) -> PolicyFiles {
-    for file in [&raw.allocator, &raw.tuner] {
-        let path = base.join(file.get_ref());
-        if !path.is_file() {
-            problems.at(file.span(), format!("{}: no such file; a policy is a .wasm component", path.display()));
-        }
-    }
-    PolicyFiles {
-        allocator: base.join(raw.allocator.get_ref()),
-        tuner: base.join(raw.tuner.get_ref()),
-        allocator_params: params(&raw.allocator_params),
-        tuner_params: params(&raw.tuner_params),
-    }
-}
-
-fn params(table: &toml::Table) -> Vec<Param> {
-    let text = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    table.iter().map(|(k, v)| (k.clone(), text(v))).collect()
-}
-
-fn app(raw: &RawApp, problems: &mut Problems<'_>) -> Option<AppConfig> {
-    let name = raw.name.get_ref();
-    let stem = name.strip_suffix('*').unwrap_or(name);
-    if name.is_empty() || name.len() > 32 || !stem.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-        problems.at(raw.name.span(), format!("name {name:?}: 1 to 32 letters, digits, '-' or '_'; a final '*' stands for any ending"));
-    }
-    let uid = match raw.user.get_ref() {
-        toml::Value::Integer(uid) => u32::try_from(*uid).ok().map(Uid::from_raw),
-        toml::Value::String(user) => User::from_name(user).ok().flatten().map(|u| u.uid),
-        _ => None,
-    };
-    if uid.is_none() {
-        problems.at(raw.user.span(), format!("user {}: not a user of this machine nor a uid", raw.user.get_ref()));
-    }
-    Some(AppConfig {
-        name: name.clone(),
-        uid: uid?,
-        target: Slo {
-            latency: raw.latency_ms.as_ref().map(|v| millis(v, "latency-ms", 0.1, 600_000.0, problems)),
-            top1: raw.top1.as_ref().map(|v| percent(v, problems)),
-        },
-        runq_bound: raw.runq_bound_ms.as_ref().map(|v| millis(v, "runq-bound-ms", 0.1, 60_000.0, problems)),
-    })
-}
-
-fn range(v: &Spanned<u64>, key: &str, lo: u64, hi: u64, problems: &mut Problems<'_>) -> u64 {
+fn ranged(section: &mut Section<'_>, key: &'static str, default: u64, lo: u64, hi: u64) -> u64 {
+    let Some(v) = section.opt::<u64>(key) else { return default };
     if !(lo..=hi).contains(v.get_ref()) {
-        problems.at(v.span(), format!("{key} = {}: between {lo} and {hi}", v.get_ref()));
+        section.bad(v.span(), key, format!("between {lo} and {hi}"));
     }
     (*v.get_ref()).clamp(lo, hi)
 }
 
-fn millis(v: &Spanned<f64>, key: &str, lo: f64, hi: f64, problems: &mut Problems<'_>) -> Nanos {
-    if let Some(n) = millis_from(*v.get_ref(), lo, hi) {
-        return n;
+fn policies(root: &mut Section<'_>, base: &Path) -> BTreeMap<String, PolicyFiles> {
+    let Some(mut sets) = root.section("policies") else { return BTreeMap::new() };
+    let mut read = BTreeMap::new();
+    for (name, mut set) in sets.rest() {
+        set.call(format!("policies.{name}"));
+        let component = |key: &'static str, set: &mut Section<'_>| {
+            let file = set.need::<PathBuf>(key)?;
+            let path = base.join(file.get_ref());
+            if !path.is_file() {
+                set.bad(file.span(), key, format!("{}: no such file; a policy is a .wasm component", path.display()));
+            }
+            Some(path)
+        };
+        let (allocator, tuner) = (component("allocator", &mut set), component("tuner", &mut set));
+        let allocator_params = params(&mut set, "allocator-params");
+        let tuner_params = params(&mut set, "tuner-params");
+        set.close();
+        if let (Some(allocator), Some(tuner)) = (allocator, tuner) {
+            read.insert(name, PolicyFiles { allocator, tuner, allocator_params, tuner_params });
+        }
     }
-    problems.at(v.span(), format!("{key} = {}: between {lo} and {hi}", v.get_ref()));
-    Nanos(0)
+    read
+}
+
+fn params(set: &mut Section<'_>, key: &'static str) -> Vec<Param> {
+    let Some(table) = set.opt::<BTreeMap<String, toml::Value>>(key) else { return vec![] };
+    let text = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    table.get_ref().iter().map(|(k, v)| (k.clone(), text(v))).collect()
+}
+
+fn apps(root: &mut Section<'_>) -> Vec<AppConfig> {
+    let mut read: Vec<AppConfig> = Vec::new();
+    for mut section in root.sections("app") {
+        let name = section.need::<String>("name");
+        if let Some(name) = &name {
+            section.call(format!("app {:?}", name.get_ref()));
+            let stem = name.get_ref().strip_suffix('*').unwrap_or(name.get_ref());
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if name.get_ref().is_empty() || name.get_ref().len() > 32 || !stem.chars().all(good) {
+                section.bad(name.span(), "name", "1 to 32 letters, digits, '-' or '_'; a final '*' stands for any ending");
+            }
+            if read.iter().any(|a| a.name == *name.get_ref()) {
+                section.bad(name.span(), "name", "is there twice; names are unique");
+            }
+        }
+        let user = section.opt::<toml::Value>("user");
+        let uid = user.as_ref().map_or_else(|| uid_of(&toml::Value::String("nobody".into())), |u| uid_of(u.get_ref()));
+        if uid.is_none() {
+            let span = user.as_ref().map_or(section.span(), Spanned::span);
+            section.bad(span, "user", "neither a user of this machine nor a uid");
+        }
+        let latency = millis(&mut section, "latency-ms");
+        let runq_bound = millis(&mut section, "runq-bound-ms");
+        let top1 = section.opt::<f64>("top1").and_then(|v| {
+            let top1 = percent_from(*v.get_ref());
+            if top1.is_none() {
+                section.bad(v.span(), "top1", "a percentage between 0 and 100");
+            }
+            top1
+        });
+        section.close();
+        if let (Some(name), Some(uid)) = (name, uid) {
+            read.push(AppConfig { name: name.into_inner(), uid, target: Slo { latency, top1 }, runq_bound });
+        }
+    }
+    read
+}
+
+fn uid_of(user: &toml::Value) -> Option<Uid> {
+    match user {
+        toml::Value::Integer(uid) => u32::try_from(*uid).ok().map(Uid::from_raw),
+        toml::Value::String(name) => User::from_name(name).ok().flatten().map(|u| u.uid),
+        _ => None,
+    }
+}
+
+fn millis(section: &mut Section<'_>, key: &'static str) -> Option<Nanos> {
+    let v = section.opt::<f64>(key)?;
+    let ms = millis_from(*v.get_ref(), 0.1, 600_000.0);
+    if ms.is_none() {
+        section.bad(v.span(), key, "between 0.1 and 600000");
+    }
+    ms
 }
 
 /// `ms` milliseconds if it lies in `lo..=hi`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
 pub fn millis_from(ms: f64, lo: f64, hi: f64) -> Option<Nanos> {
     (ms >= lo && ms <= hi).then(|| Nanos((ms * 1e6).round() as u64))
-}
-
-fn percent(v: &Spanned<f64>, problems: &mut Problems<'_>) -> CentiPercent {
-    percent_from(*v.get_ref()).unwrap_or_else(|| {
-        problems.at(v.span(), format!("top1 = {}: a percentage between 0 and 100", v.get_ref()));
-        CentiPercent(0)
-    })
 }
 
 /// `percent` as hundredths of a point if it is a percentage.
@@ -305,10 +263,10 @@ top1 = 80.25
         let e = parse(&GOOD.replace("45.5", "-1").replace("80.25", "101").replace("\"managed\"", "\"other\"").replace("t.wasm", "nope.wasm"))
             .expect_err("four errors");
         for part in [
-            "tandem.toml:2: policy \"other\" has no [policies.other] section; sections here: managed",
-            "tandem.toml:5: nope.wasm: no such file",
-            "tandem.toml:10: latency-ms = -1: between 0.1 and 600000",
-            "tandem.toml:11: top1 = 101: a percentage between 0 and 100",
+            "tandem.toml:2: policy (\"other\"): has no [policies.other] section; sections here: managed",
+            "tandem.toml:5: policies.managed: tuner (\"nope.wasm\"): nope.wasm: no such file",
+            "tandem.toml:10: app \"camera\": latency-ms (-1): between 0.1 and 600000",
+            "tandem.toml:11: app \"camera\": top1 (101): a percentage between 0 and 100",
         ] {
             assert!(e.contains(part), "{part:?} is not in:\n{e}");
         }
@@ -329,6 +287,6 @@ top1 = 80.25
     #[test]
     fn same_name_twice_is_refused() {
         let e = parse(&format!("{GOOD}\n[[app]]\nname = \"camera\"\n")).expect_err("twice");
-        assert!(e.contains("\"camera\" is there twice"), "{e}");
+        assert!(e.contains("is there twice"), "{e}");
     }
 }

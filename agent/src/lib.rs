@@ -7,6 +7,10 @@
 
 pub mod units;
 
+pub mod toml_errors;
+
+pub mod config;
+
 pub mod board;
 
 pub mod snapshot;
