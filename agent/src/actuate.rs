@@ -1,6 +1,7 @@
 //! Carrying out an admitted decision: one [`Actuator`] per way of setting something.
 
 use crate::envelope::Admitted;
+use crate::policy::App;
 use crate::units::{DomainId, OppIndex};
 
 /// Which part of a decision: what rises is written before the runner hears of it, what falls after.
@@ -14,13 +15,15 @@ pub enum Half {
 
 /// A way of setting something. Saves before its first write; restoring is a list of plain writes that
 /// another process can carry out.
-pub trait Actuator: Send {
+pub trait Actuator: Send + std::fmt::Debug {
     /// For people.
     fn name(&self) -> &str;
     /// The OPP it last wrote and read back, if it sets that domain.
     fn opp(&self, _domain: DomainId) -> Option<OppIndex> {
         None
     }
+    /// The applications present, in the order of [`Admitted::apps`]; told when one came or left.
+    fn present(&mut self, _apps: &[App]) {}
     /// Carries out its part of `order`: skips what is already so, reads back what it wrote, tries all
     /// and returns the last error.
     fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError>;

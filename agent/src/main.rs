@@ -1,2 +1,224 @@
-//! `tandem`: arguments, wiring, exit code.
-fn main() {}
+//! `tandem`: arguments and exit code; the work is in the library.
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tandem::control::{Answer, Command, ask};
+use tandem::{board, policy, run};
+
+/// Governs dynamic DNNs and clocks in tandem.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+/// Where a running agent is found.
+#[derive(Debug, clap::Args)]
+struct Agent {
+    /// Its run directory.
+    #[arg(long, default_value = "/run/tandem")]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Run the agent in the foreground, until TERM or INT; every setting is then put back.
+    Run(run::Options),
+    /// What a running agent sees and does.
+    Status {
+        #[command(flatten)]
+        agent: Agent,
+        /// The whole document, as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Applications of a running agent.
+    #[command(subcommand)]
+    App(AppCommand),
+    /// Policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Boards.
+    #[command(subcommand)]
+    Board(BoardCommand),
+    /// Put back what an agent that was killed has left behind.
+    Restore {
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// The main job, live, with a table and a plot at its end.
+    #[cfg(feature = "demo")]
+    Demo(tandem::demo::Options),
+    /// Ask a running agent to panic in its loop (only if it was started with --allow-panic).
+    #[command(hide = true)]
+    Panic {
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Keep CPUs busy, as a co-runner of the demo and the tests.
+    #[command(hide = true)]
+    Burn {
+        /// Threads.
+        #[arg(long, default_value_t = 1)]
+        threads: u16,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AppCommand {
+    /// Change a target: `tandem app set camera latency_ms=30 top1=85`; 0 = no constraint.
+    Set {
+        #[command(flatten)]
+        agent: Agent,
+        /// The application.
+        name: String,
+        /// `latency_ms=...`, `top1=...`.
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// The policy sets of a configuration, each checked.
+    List {
+        /// The configuration.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Whether a file can serve as a policy, and as what.
+    Check {
+        /// Components.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Serve another policy set of the configuration, between two ticks.
+    Swap {
+        #[command(flatten)]
+        agent: Agent,
+        /// Its name.
+        set: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum BoardCommand {
+    /// Write a board file from what this machine has, to standard output.
+    Probe,
+    /// Check a board (a shipped one's name, or a file) and show it.
+    Show {
+        /// Name or file.
+        board: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match carry_out(args.what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("tandem: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(what: What) -> anyhow::Result<()> {
+    match what {
+        What::Run(options) => run::run(&options),
+        What::Status { agent, json } => {
+            let Answer::Status(status) = ask(&agent.run_dir, &Command::Status {})? else {
+                anyhow::bail!("the agent answered something else");
+            };
+            if json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                print!("{status}");
+            }
+            Ok(())
+        }
+        What::App(AppCommand::Set { agent, name, targets }) => app_set(&agent, name, &targets),
+        What::Policy(command) => policies(command),
+        What::Board(BoardCommand::Probe) => {
+            print!("{}", board::probe::probe_machine()?);
+            Ok(())
+        }
+        What::Board(BoardCommand::Show { board }) => {
+            print!("{}", board::find(&board)?);
+            Ok(())
+        }
+        What::Restore { agent } => run::restore(&agent.run_dir),
+        #[cfg(feature = "demo")]
+        What::Demo(options) => tandem::demo::run(&options),
+        What::Panic { agent } => say(&agent, &Command::Panic {}),
+        What::Burn { threads } => {
+            let spin = || loop {
+                std::hint::spin_loop();
+            };
+            let threads: Vec<_> = (0..threads).map(|_| std::thread::spawn(spin)).collect();
+            threads.into_iter().for_each(|t| drop(t.join()));
+            Ok(())
+        }
+    }
+}
+
+fn say(agent: &Agent, command: &Command) -> anyhow::Result<()> {
+    if let Answer::Done(text) = ask(&agent.run_dir, command)? {
+        println!("{text}");
+    }
+    Ok(())
+}
+
+fn app_set(agent: &Agent, name: String, targets: &[String]) -> anyhow::Result<()> {
+    let (mut latency_ms, mut top1) = (None, None);
+    for target in targets {
+        let (key, value) = target.split_once('=').with_context(|| format!("{target}: must be key=value"))?;
+        let value: f64 = value.parse().with_context(|| format!("{target}: {value:?} is not a number"))?;
+        match key {
+            "latency_ms" | "latency-ms" => latency_ms = Some(value),
+            "top1" => top1 = Some(value),
+            _ => anyhow::bail!("{target}: unknown key {key:?}; known: latency_ms, top1"),
+        }
+    }
+    say(agent, &Command::AppSet { name, latency_ms, top1 })
+}
+
+fn policies(command: PolicyCommand) -> anyhow::Result<()> {
+    match command {
+        PolicyCommand::Swap { agent, set } => say(&agent, &Command::Swap { set }),
+        PolicyCommand::Check { files } => {
+            let engine = policy::wasm::WasmEngine::new()?;
+            let mut refused = 0;
+            for file in files {
+                match policy::wasm::check(&engine, &file) {
+                    Ok(info) => println!("{}: {info}", file.display()),
+                    Err(e) => {
+                        eprintln!("{e}");
+                        refused += 1;
+                    }
+                }
+            }
+            anyhow::ensure!(refused == 0, "{refused} refused");
+            Ok(())
+        }
+        PolicyCommand::List { config } => {
+            let config = tandem::config::Config::load(&config)?;
+            let engine = policy::wasm::WasmEngine::new()?;
+            for (name, files) in &config.policies {
+                println!("{name}{}", if *name == config.policy { "   (serves at start)" } else { "" });
+                for file in [&files.allocator, &files.tuner] {
+                    match policy::wasm::check(&engine, file) {
+                        Ok(info) => println!("  {}: {info}", file.display()),
+                        Err(e) => println!("  {e}"),
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+}

@@ -241,16 +241,14 @@ impl Runners {
         wrong
     }
 
-    /// As the transaction needs them; valid until the next [`Self::sample`].
-    pub fn present(&self) -> &[Present] {
-        &self.present
-    }
-
-    /// Tells the runner at position `i` of the order.
-    pub fn publish(&mut self, i: usize, message: &DecisionMsg) {
-        let slot = self.order[i];
-        if let Some(runner) = self.slots[usize::from(slot.0)].as_mut() {
-            runner.end.decisions.publish(message);
-        }
+    /// Those present, as of the last [`Self::sample`], and how to tell the one at a position something.
+    pub fn present_and_publish(&mut self) -> (&[Present], impl FnMut(usize, &DecisionMsg)) {
+        let Self { slots, order, present } = self;
+        let publish = |i: usize, message: &DecisionMsg| {
+            if let Some(runner) = order.get(i).and_then(|s| slots[usize::from(s.0)].as_mut()) {
+                runner.end.decisions.publish(message);
+            }
+        };
+        (present, publish)
     }
 }

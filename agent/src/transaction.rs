@@ -15,7 +15,7 @@ use channel::MAX_RUNNERS;
 use channel::msg::DecisionMsg;
 
 /// An application present, as the transaction needs it; order as in the snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Present {
     /// Its slot.
     pub slot: AppSlot,
