@@ -1,1 +1,4 @@
 //! One binary; a module per theme.
+
+#[macro_use]
+mod vm;

@@ -1,0 +1,331 @@
+//! Runs things in the guest (`tests/vm`): a Debian kernel whose cpufreq policies are real and whose host side
+//! logs every clock change that arrives. Here: the helper, and what the VM itself promises, without the agent.
+//!
+//! Words: a *mark* is a P-state number no OPP has, written by a guest script to divide the log.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The smallest board on which two domains and an unclocked CPU for the agent are seen: 2 x 1 CPU, 1 free.
+pub const SMALL_BOARD: [&str; 2] = ["1:400@100,800@250,1600@800", "1:500@150,1000@400,2000@2000"];
+
+/// What the guest is like.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// `NCPUS:MHZ[@MW],...` for each frequency domain.
+    pub domains: &'a [&'a str],
+    /// CPUs without a clock, numbered after the others.
+    pub free: u32,
+    /// Kill the guest after this many seconds of the host's time.
+    pub seconds: u32,
+    /// More options of `tests/vm/boot`.
+    pub more: &'a [&'a str],
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { domains: &SMALL_BOARD, free: 1, seconds: 300, more: &[] }
+    }
+}
+
+/// One byte that the guest wrote to a domain's port.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PState {
+    /// Host time since the guest was started.
+    pub at_s: f64,
+    /// Position of the domain in [`Options::domains`]; 8: the devfreq device.
+    pub domain: u8,
+    /// P-state, 0 the fastest; 32 and above: a mark.
+    pub index: u8,
+    /// Its frequency; `None`: a mark.
+    pub mhz: Option<u32>,
+}
+
+/// What a run in the guest left.
+#[derive(Debug)]
+pub struct Output {
+    /// The command's exit status, or `boot`'s own: 3 something missing, 124 time over, 125 the guest died.
+    pub status: i32,
+    /// What it wrote, standard output and error, with what the kernel said.
+    pub console: String,
+    /// What arrived on the host, in order for each domain.
+    pub pstates: Vec<PState>,
+    /// The folder that was `/mnt` in the guest.
+    pub share: PathBuf,
+}
+
+/// The folder of the VM's scripts; the same path holds in the guest.
+pub fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vm")
+}
+
+/// What keeps this machine from running the guest, `None` if nothing does. Downloads the kernel the first time.
+pub fn missing() -> Option<&'static str> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    MISSING
+        .get_or_init(|| {
+            let out = match Command::new(scripts().join("boot")).arg("-f").output() {
+                Ok(out) => out,
+                Err(e) => return Some(format!("tests/vm/boot does not start: {e}")),
+            };
+            (out.status.code() == Some(3)).then(|| String::from_utf8_lossy(&out.stderr).trim().to_owned())
+        })
+        .as_deref()
+}
+
+/// A clean folder for a run, `/mnt` of the guest; it stays after the test, for people.
+pub fn share(name: &str) -> Result<PathBuf> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm").join(name);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Runs a shell command in the guest, with `share` as `/mnt` and current folder. One guest runs at a time.
+pub fn run(command: &str, share: &Path, options: &Options<'_>) -> Result<Output> {
+    let mut boot = Command::new(scripts().join("boot"));
+    boot.arg("-s").arg(share).args(["-T", &options.seconds.to_string(), "-u", &options.free.to_string()]);
+    for domain in options.domains {
+        boot.args(["-c", domain]);
+    }
+    let out = boot.args(options.more).arg("--").arg(command).output().context("tests/vm/boot does not start")?;
+    let log = share.join(".vm/pstate.csv");
+    let pstates = match std::fs::read_to_string(&log) {
+        Ok(text) => parse_pstates(&text).with_context(|| log.display().to_string())?,
+        Err(_) => Vec::new(),
+    };
+    Ok(Output {
+        status: out.status.code().unwrap_or(-1),
+        console: String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+        pstates,
+        share: share.to_owned(),
+    })
+}
+
+/// Reads the host helper's log: a heading, then `t_s,domain,pstate,mhz,...`; `#` starts a remark.
+pub fn parse_pstates(text: &str) -> Result<Vec<PState>> {
+    let lines = text.lines().enumerate().skip(1).filter(|(_, l)| !l.starts_with('#'));
+    lines
+        .map(|(i, line)| {
+            let field: Vec<&str> = line.split(',').collect();
+            let [at, domain, index, mhz, ..] = field[..] else { bail!("line {}: {line:?} has fewer than 4 fields", i + 1) };
+            let parsed = || -> Result<PState> {
+                let mhz = if mhz.is_empty() { None } else { Some(mhz.parse()?) };
+                Ok(PState { at_s: at.parse()?, domain: domain.parse()?, index: index.parse()?, mhz })
+            };
+            parsed().with_context(|| format!("line {}: {line:?}", i + 1))
+        })
+        .collect()
+}
+
+/// The frequencies (MHz) that one domain was told between two marks.
+pub fn between(pstates: &[PState], domain: u8, from: u8, to: u8) -> Result<Vec<u32>> {
+    let mut of_domain = pstates.iter().filter(|p| p.domain == domain);
+    of_domain.by_ref().find(|p| p.index == from).with_context(|| format!("no mark {from} in domain {domain}"))?;
+    let rest: Vec<_> = of_domain.collect();
+    let end = rest.iter().position(|p| p.index == to).with_context(|| format!("no mark {to} in domain {domain}"))?;
+    Ok(rest[..end].iter().filter_map(|p| p.mhz).collect())
+}
+
+/// The frequencies (MHz) that the kernel's own trace has for one CPU: lines `cpu_frequency: state=KHZ cpu_id=N`.
+pub fn traced(trace: &str, cpu: u32) -> Result<Vec<u32>> {
+    let mut seen = Vec::new();
+    for line in trace.lines() {
+        let fields = line.strip_prefix("cpu_frequency: state=").and_then(|l| l.split_once(" cpu_id="));
+        let (khz, at) = fields.with_context(|| format!("not a cpu_frequency event: {line:?}"))?;
+        let khz: u32 = khz.parse().with_context(|| line.to_owned())?;
+        if at.trim().parse::<u32>().with_context(|| line.to_owned())? == cpu {
+            seen.push(khz / 1000);
+        }
+    }
+    Ok(seen)
+}
+
+/// Skips the test, saying so, where the guest cannot run.
+macro_rules! need_vm {
+    () => {
+        if let Some(why) = crate::vm::missing() {
+            println!("skipped: needs QEMU ({why})");
+            return;
+        }
+    };
+}
+
+/// The one run that the tests of this module look at: `selftest.sh` on a board with a domain of two CPUs.
+fn selftest() -> &'static Output {
+    static RUN: OnceLock<Output> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let share = share("selftest").unwrap();
+        let spin = share.join("spin");
+        let cc = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&spin).arg(scripts().join("spin.c")).status();
+        assert!(cc.unwrap().success(), "cc cannot build spin.c");
+        let board = ["2:400,800,1600", "1:500,1000,2000"];
+        let options = Options { domains: &board, ..Options::default() };
+        let script = scripts().join("selftest.sh");
+        let out = run(&format!("sh '{}'", script.display()), &share, &options).unwrap();
+        assert_eq!(out.status, 0, "{}", out.console);
+        out
+    })
+}
+
+fn left(run: &Output, file: &str) -> String {
+    std::fs::read_to_string(run.share.join(file)).unwrap_or_else(|e| panic!("{file}: {e}\n{}", run.console))
+}
+
+/// Lines of `after` that `before` has not, and the other way round.
+fn changed<'a>(before: &'a str, after: &'a str) -> Vec<&'a str> {
+    let missing_in = |a: &'a str, b: &'a str| a.lines().filter(move |l| !b.lines().any(|m| m == *l));
+    missing_in(before, after).chain(missing_in(after, before)).collect()
+}
+
+#[test]
+fn guest_has_what_an_agent_builds_on() {
+    need_vm!();
+    let facts = left(selftest(), "facts.txt");
+    for fact in [
+        "cpus 4",
+        // The free CPU (3) has no policy, and does not cost the other domain its coordination.
+        "policy 0 cpus 0 1",
+        "policy 2 cpus 2",
+        "has /sys/kernel/btf/vmlinux",
+        "has /sys/kernel/tracing/events/power/cpu_frequency",
+        "has /sys/fs/bpf",
+        "has /sys/fs/cgroup/cpu.stat",
+        "has /dev/shm",
+        "has /run",
+        "has /proc/pressure/cpu",
+        "clocksource tsc",
+        "drops root to nobody",
+    ] {
+        assert!(facts.lines().any(|l| l == fact), "no {fact:?} in\n{facts}");
+    }
+    assert_eq!(facts.matches("policy ").count(), 2, "{facts}");
+    let controllers = facts.lines().find_map(|l| l.strip_prefix("controllers ")).unwrap();
+    for c in ["cpu", "cpuset"] {
+        assert!(controllers.split(' ').any(|x| x == c), "no cgroup2 controller {c}: {controllers}");
+    }
+}
+
+#[test]
+fn every_setspeed_write_arrives_on_the_host_in_order() {
+    need_vm!();
+    let run = selftest();
+    let (writes, trace) = (left(run, "writes.txt"), left(run, "frequency.txt"));
+    for (domain, cpu) in [(0, 0), (1, 2)] {
+        // What was written, without the writes that asked for the frequency already there: the kernel drops those.
+        let prefix = format!("{cpu} ");
+        let mut written: Vec<u32> =
+            writes.lines().filter_map(|l| l.strip_prefix(&prefix)).map(|khz| khz.parse::<u32>().unwrap() / 1000).collect();
+        assert_eq!(written.len(), 30, "{writes}");
+        let arrived = between(&run.pstates, domain, 40, 41).unwrap();
+        written.dedup();
+        // The first write may find its frequency set already.
+        if arrived.len() + 1 == written.len() {
+            written.remove(0);
+        }
+        assert_eq!(arrived, written, "domain {domain}");
+        assert_eq!(traced(&trace, cpu).unwrap(), arrived, "domain {domain}: the kernel's trace against the host's log");
+    }
+}
+
+#[test]
+fn speed_follows_the_opp() {
+    need_vm!();
+    let text = left(selftest(), "spin.txt");
+    let speed = |name: &str| -> f64 {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("no {name:?} in {text}"));
+        line.trim().parse().unwrap()
+    };
+    // Twice the clock is about twice the speed; loose, since a late host slows the guest.
+    for (low, high) in [("500000 ", "1000000 "), ("1000000 ", "2000000 ")] {
+        let ratio = speed(high) / speed(low);
+        assert!((1.5..=2.5).contains(&ratio), "{high} against {low}: {ratio} in\n{text}");
+    }
+    assert!(speed("free ") > speed("2000000 "), "the free CPU is throttled:\n{text}");
+}
+
+#[test]
+fn settings_tool_tells_one_changed_tunable() {
+    need_vm!();
+    let [a, b, c] = ["a", "b", "c"].map(|n| left(selftest(), &format!("settings-{n}.txt")));
+    let path = "/sys/devices/system/cpu/cpufreq/ondemand/up_threshold";
+    assert_eq!(changed(&a, &b), [format!("{path}:77"), format!("{path}:78")]);
+    assert_eq!(a, c, "put back, it must read as before");
+    for part in ["scaling_max_freq:1000000", "conservative/freq_step:13", "co-runner/cpu.weight:37", "co-runner/cpu.max:60000 90000"] {
+        assert!(a.contains(part), "no {part} in\n{a}");
+    }
+}
+
+#[test]
+fn settings_tool_tells_tunables_lost_by_a_governor_that_goes_and_comes_back() {
+    need_vm!();
+    let [a, d] = ["a", "d"].map(|n| left(selftest(), &format!("settings-{n}.txt")));
+    let lost = changed(&a, &d);
+    for tunable in ["up_threshold:77", "sampling_down_factor:3", "ignore_nice_load:1", "powersave_bias:50"] {
+        assert!(lost.iter().any(|l| l.ends_with(tunable)), "{tunable} is not among {lost:?}");
+    }
+    assert!(lost.iter().all(|l| l.contains("/ondemand/")), "{lost:?}");
+}
+
+/// The restore test of the agent (`e2e.sh`), tried on a stand-in: it passes on one that puts everything back,
+/// and fails, naming the setting, on one that forgets a tunable.
+#[test]
+fn restore_test_passes_on_a_clean_agent_and_names_what_a_forgetful_one_left() {
+    need_vm!();
+    let share = share("stand-in").unwrap();
+    let dir = scripts();
+    let dir = dir.display();
+    let e2e = format!("SECONDS_EACH=1 CONFIG=none TANDEM='{dir}/stand-in-agent' sh '{dir}/e2e.sh'");
+    let command = format!("mkdir clean forgetful; OUT=/mnt/clean {e2e}; echo $? > clean/rc; FORGET=up_threshold OUT=/mnt/forgetful {e2e}; echo $? > forgetful/rc");
+    let run = run(&command, &share, &Options::default()).unwrap();
+    assert_eq!(run.status, 0, "{}", run.console);
+    let clean = left(&run, "clean/result.txt");
+    assert_eq!(left(&run, "clean/rc").trim(), "0", "{clean}\n{}", run.console);
+    assert_eq!(clean.matches("ok: ").count(), 8, "{clean}");
+    let forgetful = left(&run, "forgetful/result.txt");
+    assert_eq!(left(&run, "forgetful/rc").trim(), "1", "{forgetful}\n{}", run.console);
+    assert!(forgetful.contains("FAIL: term: every setting is back"), "{forgetful}");
+    assert!(run.console.contains("up_threshold:77"), "{}", run.console);
+    // Hundreds of OPP changes of a real loop, in order, on both domains.
+    for (domain, cpu) in [(0, 0), (1, 1)] {
+        let arrived = between(&run.pstates, domain, 40, 41).unwrap();
+        assert_eq!(traced(&left(&run, "clean/frequency-term.txt"), cpu).unwrap(), arrived, "domain {domain}");
+        assert!(arrived.len() >= 50, "only {} changes in domain {domain}", arrived.len());
+    }
+}
+
+#[test]
+fn guest_that_hangs_is_killed() {
+    need_vm!();
+    let share = share("hang").unwrap();
+    let run = run("echo begun; sleep 1000", &share, &Options { seconds: 45, ..Options::default() }).unwrap();
+    assert_eq!(run.status, 124, "{}", run.console);
+    assert!(run.console.contains("was killed"), "{}", run.console);
+    assert!(std::fs::read_to_string(share.join(".vm/console.txt")).unwrap().contains("begun"));
+}
+
+#[test]
+fn exit_status_and_quoting_of_a_command_survive() {
+    need_vm!();
+    let share = share("status").unwrap();
+    let run = run("echo \"a  'b' $((6 * 7))\"; exit 42", &share, &Options::default()).unwrap();
+    assert_eq!(run.status, 42, "{}", run.console);
+    assert!(run.console.contains("a  'b' 42\n"), "{}", run.console);
+    assert!(share.join(".vm/dmesg.txt").exists(), "a failed job leaves the kernel's log");
+}
+
+#[test]
+fn marks_divide_the_log_and_bad_lines_are_told() {
+    let text = "t_s,domain,pstate,mhz,x\n0.5,0,2,400,1\n1.0,0,40,,1\n1.1,0,0,1600,1\n1.2,1,0,2000,1\n1.3,0,1,800,1\n1.4,0,41,,1\n1.5,0,2,400,1\n# energy_mj 3\n";
+    let log = parse_pstates(text).unwrap();
+    assert_eq!(log.len(), 7);
+    assert_eq!(between(&log, 0, 40, 41).unwrap(), [1600, 800]);
+    assert_eq!(between(&log, 1, 40, 41).unwrap_err().to_string(), "no mark 40 in domain 1");
+    let error = format!("{:#}", parse_pstates("head\n0.5,0,x,400\n").unwrap_err());
+    assert!(error.starts_with("line 2: \"0.5,0,x,400\""), "{error}");
+    assert!(traced("cpu_frequency: state=800000 cpu_id=0\nnonsense\n", 0).is_err());
+}
