@@ -16,7 +16,7 @@ use channel::msg::{DecisionMsg, FeedbackMsg};
 use channel::totals::Totals;
 
 /// Latencies kept for the percentiles of `tandem status`.
-const WINDOW: usize = 256;
+const WINDOW: usize = 64;
 
 /// One runner.
 #[derive(Debug)]

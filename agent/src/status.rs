@@ -120,7 +120,7 @@ pub struct AppStatus {
     pub subnet_top1: Option<f64>,
     /// Live accuracy over labelled images since the runner came, % (for people; no policy sees it).
     pub live_top1: Option<f64>,
-    /// Latency over the newest inferences (up to 256), ms.
+    /// Latency over the newest inferences (up to 64), ms.
     pub p50_ms: Option<f64>,
     /// 95th percentile of the same.
     pub p95_ms: Option<f64>,
@@ -132,8 +132,8 @@ pub struct AppStatus {
     pub dropped: u64,
     /// Inferences over the target in force when they finished.
     pub violations: u64,
-    /// Inferences by sub-network.
-    pub by_subnet: Vec<u64>,
+    /// Its sub-networks by rising cost: name, accuracy by the manifest in %, inferences so far.
+    pub subnets: Vec<(String, f64, u64)>,
     /// CPU share, cgroup v2 scale.
     pub weight: Option<u16>,
     /// What it was told to run.

@@ -1,0 +1,236 @@
+//! The demo's end: one row per phase, the fixed sub-networks beside the managed one, and the plot.
+
+use super::Options;
+use super::plot::{self, Frame, Span, Timeline};
+use super::stage::{Counts, Seen, Stage};
+use anyhow::Context as _;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The first second of a phase still belongs to the one before (its queue, its decision); it is left out of
+/// every row alike.
+const SETTLE_S: f64 = 1.0;
+
+/// One phase in figures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// What happened.
+    pub label: String,
+    /// A row of the comparison, under this name.
+    pub row: Option<String>,
+    from: f64,
+    to: f64,
+    target_ms: f64,
+    co_runner: bool,
+    dropped: u64,
+    runner_cpu: f64,
+    agent_cpu: f64,
+    swaps: u64,
+    missed: u64,
+    /// Frames finished after the settling time.
+    pub frames: usize,
+    /// Share of frames over the target or dropped.
+    pub violations: f64,
+    p50_ms: f64,
+    p95_ms: f64,
+    /// Over labelled images.
+    pub accuracy: f64,
+    /// From the VM host's power model; `None` where nothing models it.
+    energy_mj: Option<f64>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    subnets: Vec<(String, f64)>,
+    domain: String,
+    rows: Vec<Row>,
+    weight: Vec<(f64, f64)>,
+    opp: Vec<(f64, f64)>,
+    frames: Vec<(f64, f64, usize)>,
+}
+
+impl Report {
+    /// An empty one.
+    pub fn new(_options: &Options, subnets: Vec<(String, f64)>) -> Self {
+        Self { subnets, domain: String::new(), rows: vec![], weight: vec![], opp: vec![], frames: vec![] }
+    }
+
+    /// A phase is over.
+    pub fn phase(&mut self, label: &str, row: Option<String>, before: &Counts, after: &Counts, stage: &Stage) {
+        self.domain.clone_from(&stage.domain_kind);
+        self.weight.clone_from(&stage.weight);
+        self.opp.clone_from(&stage.opp);
+        self.rows.push(Row {
+            label: label.to_owned(),
+            row,
+            from: before.t,
+            to: after.t,
+            target_ms: stage.target_ms(),
+            co_runner: stage.has_co_runner(),
+            dropped: after.dropped - before.dropped,
+            runner_cpu: after.runner_cpu - before.runner_cpu,
+            agent_cpu: after.agent_cpu - before.agent_cpu,
+            swaps: after.swaps,
+            missed: after.missed,
+            frames: 0,
+            violations: 0.0,
+            p50_ms: 0.0,
+            p95_ms: 0.0,
+            accuracy: 0.0,
+            energy_mj: None,
+        });
+    }
+
+    /// The runner's own record of every frame.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a demo")]
+    pub fn frames(&mut self, seen: Vec<Seen>) {
+        for row in &mut self.rows {
+            let inside = |s: &&Seen| s.frame.t >= row.from + SETTLE_S && s.frame.t < row.to;
+            let mine: Vec<&Seen> = seen.iter().filter(inside).collect();
+            let mut latencies: Vec<f64> = mine.iter().map(|s| s.frame.latency_ms).collect();
+            latencies.sort_unstable_by(f64::total_cmp);
+            let rank = |permille: usize| {
+                let i = (latencies.len() * permille).div_ceil(1000).max(1) - 1;
+                latencies.get(i).copied().unwrap_or(f64::NAN)
+            };
+            let late = latencies.iter().filter(|l| **l > row.target_ms).count() as f64;
+            let (correct, images) = mine.iter().fold((0, 0), |(c, i), s| (c + s.correct, i + s.images));
+            row.frames = mine.len();
+            row.violations = (late + row.dropped as f64) / (mine.len() as f64 + row.dropped as f64).max(1.0);
+            (row.p50_ms, row.p95_ms) = (rank(500), rank(950));
+            row.accuracy = correct as f64 / (images as f64).max(1.0);
+        }
+        self.frames = seen.iter().map(|s| (s.frame.t, s.frame.latency_ms, s.frame.subnet)).collect();
+    }
+
+    /// Energy per phase from the VM host's log, mJ, modelled by it.
+    pub fn add_energy(&mut self, pstates: &Path) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(pstates).with_context(|| pstates.display().to_string())?;
+        let mut header = text.lines().next().context("an empty P-state log")?.split(',');
+        let (mark, energy) = {
+            let names: Vec<_> = header.by_ref().collect();
+            let find = |n: &str| names.iter().position(|h| *h == n).with_context(|| format!("no column {n}"));
+            (find("pstate")?, find("e_dom")?)
+        };
+        // At each mark: the sum of all domains so far.
+        let mut at = std::collections::BTreeMap::new();
+        for line in text.lines().skip(1).filter(|l| !l.starts_with('#')) {
+            let fields: Vec<_> = line.split(',').collect();
+            let Some(Ok(m)) = fields.get(mark).map(|m| m.parse::<usize>()) else { continue };
+            if (100..254).contains(&m) {
+                let domains = fields.get(energy).context("short line in the P-state log")?;
+                at.insert(m - 100, domains.split(';').filter_map(|e| e.parse::<f64>().ok()).sum::<f64>());
+            }
+        }
+        for (i, row) in self.rows.iter_mut().enumerate() {
+            let (from, to) = (at.get(&i), at.get(&(i + 1)));
+            row.energy_mj = Some(to.zip(from).map(|(t, f)| t - f).context("a phase's mark is missing in the P-state log")?);
+        }
+        Ok(())
+    }
+
+    /// Writes `demo.json`.
+    pub fn save(&self, out: &Path) -> anyhow::Result<()> {
+        let path = out.join("demo.json");
+        std::fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| path.display().to_string())
+    }
+
+    /// Reads it back.
+    pub fn load(out: &Path) -> anyhow::Result<Self> {
+        let path = out.join("demo.json");
+        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Prints the table, draws the plot, says where it is.
+    pub fn finish(&self, out: &Path) -> anyhow::Result<()> {
+        self.save(out)?;
+        println!("\n{}", self.table());
+        println!("violations: frames over the target or dropped; accuracy: right answers of the labelled images;");
+        println!("the first second of each phase is left out; CPU: measured (/proc), runner and agent.");
+        if self.rows.iter().any(|r| r.energy_mj.is_some()) {
+            println!("energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08).");
+        }
+        println!("{}", self.verdict());
+        let timeline = self.timeline();
+        let [svg, png] = plot::write(&timeline, out, "timeline")?;
+        println!("plot: {} and {}", svg.display(), png.display());
+        Ok(())
+    }
+
+    fn table(&self) -> Table {
+        let energy = self.rows.iter().any(|r| r.energy_mj.is_some());
+        let mut table = Table::new();
+        table.load_preset(UTF8_BORDERS_ONLY);
+        let mut header = vec!["phase", "target ms", "co-runner", "frames", "violations", "p50 ms", "p95 ms", "accuracy", "CPU s runner", "agent"];
+        if energy {
+            header.push("energy mJ, modelled");
+        }
+        table.set_header(header);
+        for r in &self.rows {
+            let mut cells = vec![
+                r.label.clone(),
+                format!("{:.0}", r.target_ms),
+                if r.co_runner { "yes".into() } else { "no".into() },
+                r.frames.to_string(),
+                format!("{:.1} %", r.violations * 100.0),
+                format!("{:.1}", r.p50_ms),
+                format!("{:.1}", r.p95_ms),
+                format!("{:.2} %", r.accuracy * 100.0),
+                format!("{:.2}", r.runner_cpu),
+                format!("{:.2}", r.agent_cpu),
+            ];
+            cells.extend(r.energy_mj.map(|e| format!("{e:.0}")));
+            table.add_row(cells);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+
+    /// Whether a fixed sub-network beat the managed phase on both axes.
+    fn verdict(&self) -> String {
+        let Some(managed) = self.rows.iter().find(|r| r.row.as_deref() == Some("tandem")) else { return String::new() };
+        let better: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|r| r.row.as_ref().is_some_and(|n| n != "tandem"))
+            .filter(|r| r.violations < managed.violations && r.accuracy > managed.accuracy)
+            .map(|r| r.label.as_str())
+            .collect();
+        let last = self.rows.last().map_or((0, 0), |r| (r.swaps, r.missed));
+        let swaps = format!("policy sets swapped live: {}; ticks missed: {}", last.0, last.1);
+        if better.is_empty() {
+            format!("under the co-runner no fixed sub-network has both fewer violations and higher accuracy than tandem\n{swaps}")
+        } else {
+            format!("better than tandem on both axes in this run: {}\n{swaps}", better.join(", "))
+        }
+    }
+
+    fn timeline(&self) -> Timeline {
+        let clock = if self.domain == "cpu-bandwidth" { "CPU bandwidth" } else { "clock" };
+        Timeline {
+            title: "tandem: a dynamic DNN under a co-runner, policies swapped live".into(),
+            frames: self.frames.iter().map(|&(t, latency_ms, subnet)| Frame { t, latency_ms, subnet }).collect(),
+            subnets: self.subnets.clone(),
+            weight: self.weight.clone(),
+            opp: self.opp.clone(),
+            opp_label: format!("{clock}, % of the OPPs"),
+            spans: self
+                .rows
+                .iter()
+                .map(|r| Span {
+                    from: r.from,
+                    to: r.to,
+                    label: r.label.clone(),
+                    co_runner: r.co_runner,
+                    target_ms: r.target_ms,
+                })
+                .collect(),
+        }
+    }
+}
