@@ -1,4 +1,17 @@
 //! One binary; a module per theme.
 
-#[macro_use]
+/// Begins a test with a real agent: ends it at once if something is lacking, with the line that CI counts.
+macro_rules! needs {
+    ($lacking:expr) => {
+        if let Some(what) = $lacking {
+            println!("skipped: needs {what}");
+            return;
+        }
+        // One agent per machine: these tests run one at a time. Held until the test's end.
+        let _alone = tandem_tests::alone();
+    };
+}
+use needs;
+
+mod end_to_end;
 mod vm;

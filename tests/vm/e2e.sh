@@ -2,7 +2,7 @@
 # Guest: the real agent on the kernel's own cpufreq, twice: ended by TERM, then by an injected panic. Each time the machine
 # starts with unusual settings (unsettle), and every one of them must be back afterwards.
 # usage, by environment: TANDEM=path CONFIG=path [RUNNER='command'] [SECONDS_EACH=5] [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
-# Agent's commands used: `run --config FILE`, `status --json` (exit 0 once it serves), `debug panic`.
+# Agent's commands used: `run --config FILE`, `status --json` (exit 0 once it serves), `panic`.
 # In OUT, for each round: settings-{before,during,after}-ROUND.txt, frequency-ROUND.txt (the kernel's own trace, to be
 # compared with what the host saw between the marks), agent-ROUND.log, runner-ROUND.log, status-ROUND.json; result.txt.
 # Marks on the host, in every domain: 40 and 41 around round term, 42 and 43 around round panic.
@@ -48,7 +48,7 @@ round() { # NAME SETTINGS FIRST_MARK
   claim "$r: the agent has changed settings" differ "$out/settings-before-$r.txt" "$out/settings-during-$r.txt"
   case $r in
     term) kill -TERM $agent;;
-    panic) "$TANDEM" debug panic >> "$out/agent-$r.log" 2>&1;;
+    panic) "$TANDEM" panic >> "$out/agent-$r.log" 2>&1;;
   esac
   # A zombie still answers kill -0: so wait, under a watchdog.
   (sleep 30; kill -KILL $agent) 2>/dev/null & dog=$!
