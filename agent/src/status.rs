@@ -2,7 +2,13 @@
 //!
 //! It is built on request, between two ticks; a value that is not measured is `null`, never 0.
 
-use crate::units::{Nanos, Source};
+use crate::board::{Board, DomainKind};
+use crate::envelope::{Clamp, Reason};
+use crate::governor::Governor;
+use crate::policy::slot::PolicyStatus as SlotStatus;
+use crate::runners::Runner;
+use crate::snapshot::{AppSample, Snapshot};
+use crate::units::{CentiPercent, DomainId, Nanos, Source, SubnetIndex};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -162,8 +168,167 @@ pub struct SignalStatus {
     pub age_ms: u64,
 }
 
+/// What a status is made from.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The loop.
+    pub governor: &'a Governor,
+    /// The machine.
+    pub board: &'a Board,
+    /// The policies' place.
+    pub policy: &'a SlotStatus,
+    /// The loop's book; the times of its steps are filled in.
+    pub ticks: Ticks,
+    /// What sensing lost.
+    pub lost: &'a [String],
+    /// What the actuators say.
+    pub notes: &'a [String],
+    /// How the loop is scheduled.
+    pub scheduling: &'a str,
+}
+
+/// The agent's state between two ticks.
+pub fn of(parts: &Parts<'_>) -> Status {
+    let Parts { governor, board, policy, mut ticks, .. } = *parts;
+    let (seen, steps) = (governor.seen(), governor.steps());
+    ticks.events_lost = seen.lost;
+    ticks.steps_us = steps.sums.map(|sum| micros(sum, steps.count));
+    let signals = governor.sense().signals().iter().zip(&seen.signals).map(|(signal, sample)| SignalStatus {
+        name: signal.name.clone(),
+        value: sample.value,
+        unit: signal.unit.clone(),
+        source: signal.source,
+        age_ms: sample.age.0 / 1_000_000,
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        board: board.name.clone(),
+        observe: governor.observes(),
+        scheduling: parts.scheduling.to_owned(),
+        ticks,
+        sensing: governor.sense().source().to_owned(),
+        lost: parts.lost.to_vec(),
+        policy: PolicyStatus {
+            set: policy.set_aside.clone().unwrap_or_else(|| policy.serving.clone()),
+            state: if policy.set_aside.is_some() { "hold".into() } else { "serving".into() },
+            error: policy.set_aside.as_ref().and(policy.last_error.as_ref()).map(ToString::to_string),
+            swaps: policy.swaps,
+        },
+        domains: (0u16..).zip(&board.domains).map(|(d, _)| domain(DomainId(d), governor, board)).collect(),
+        apps: governor.runners().iter().zip(&seen.apps).map(|(r, s)| app(r, s, governor, board)).collect(),
+        others_permille: seen.other.run.and_then(|run| permille(run, seen.window)),
+        signals: signals.collect(),
+        last_actuate_error: governor.last_error().map(str::to_owned),
+        notes: parts.notes.to_vec(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for display")]
+fn micros(sum_ns: u64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum_ns as f64 / count as f64 / 1000.0 }
+}
+
+fn clamp_on(domain: DomainId, governor: &Governor) -> Option<&Clamp> {
+    governor.admitted().clamps().iter().find(|c| c.domain == domain)
+}
+
+fn domain(id: DomainId, governor: &Governor, board: &Board) -> DomainStatus {
+    let domain = &board.domains[usize::from(id.0)];
+    let sample = governor.seen().domains.get(usize::from(id.0)).copied().unwrap_or_default();
+    let freq = sample.opp.and_then(|o| domain.opps.get(usize::from(o.0))).map(|o| o.freq.to_string());
+    DomainStatus {
+        name: domain.name.clone(),
+        kind: match domain.kind {
+            DomainKind::Cpufreq { .. } => "cpufreq".into(),
+            DomainKind::Devfreq { .. } => "devfreq".into(),
+            DomainKind::CpuBandwidth => "cpu-bandwidth".into(),
+        },
+        opp: sample.opp.map(|o| o.0),
+        freq,
+        opps: domain.top().0 + 1,
+        util: sample.util.map(|u| u.0),
+        cap: sample.cap.map(|c| c.0),
+        power_mw: sample.power.map(|p| p.0),
+        clamp: clamp_on(id, governor).map(|c| format!("{:?} {} to {}", c.reason, c.asked.0, c.got.0)),
+    }
+}
+
+fn percent(top1: CentiPercent) -> f64 {
+    f64::from(top1.0) / 100.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for display")]
+fn app(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) -> AppStatus {
+    let (app, totals, ledger) = (&runner.app, runner.totals(), runner.ledger());
+    let told = governor.transaction().told(app.slot);
+    let subnet = |i: SubnetIndex| app.subnets.get(usize::from(i.0));
+    let now = sample.subnet.and_then(subnet);
+    let window = governor.seen().window;
+    AppStatus {
+        name: app.name.clone(),
+        slot: app.slot.0,
+        pid: runner.pid,
+        target_ms: app.target.latency.map(Nanos::as_ms),
+        top1_floor: app.target.top1.map(percent),
+        subnet: now.map(|s| s.name.clone()),
+        subnet_top1: now.map(|s| percent(s.top1)),
+        live_top1: (totals.labelled > 0).then(|| totals.correct as f64 * 100.0 / totals.labelled as f64),
+        p50_ms: ledger.percentile(500).map(Nanos::as_ms),
+        p95_ms: ledger.percentile(950).map(Nanos::as_ms),
+        done: totals.done,
+        arrived: totals.arrived,
+        dropped: totals.dropped,
+        violations: ledger.violations,
+        subnets: app
+            .subnets
+            .iter()
+            .zip(&ledger.by_subnet)
+            .map(|(s, n)| (s.name.clone(), percent(s.top1), *n))
+            .collect(),
+        weight: told.map(|t| t.0.weight),
+        told_subnet: told.and_then(|t| subnet(t.1.subnet)).map(|s| s.name.clone()),
+        binds: binds(runner, sample, governor, board).into(),
+        run_permille: sample.run.and_then(|run| permille(run, window)),
+        runq_permille: sample.runq_delay.and_then(|delay| permille(delay, window)),
+    }
+}
+
+/// What keeps an application from its target, or from a better sub-network within it.
+fn binds(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) -> &'static str {
+    let Some(target) = runner.app.target.latency else { return "nothing: no target" };
+    let Some(p95) = runner.ledger().percentile(950) else { return "nothing yet" };
+    let told = governor.transaction().told(runner.app.slot);
+    let largest = told.is_some_and(|t| usize::from(t.1.subnet.0) + 1 == runner.app.subnets.len());
+    if p95 <= target && largest {
+        return "nothing";
+    }
+    if let Some((grant, _)) = told {
+        let seen: &Snapshot = governor.seen();
+        match clamp_on(grant.domain, governor).map(|c| c.reason) {
+            Some(Reason::Outside) => return "cap",
+            Some(Reason::Thermal | Reason::NotReached) => return "clamp",
+            Some(Reason::Range | Reason::Dwell) | None => {}
+        }
+        let place = usize::from(grant.domain.0);
+        if let (Some(sample), Some(domain)) = (seen.domains.get(place), board.domains.get(place))
+            && sample.cap.is_some_and(|c| c < domain.top())
+            && sample.opp == sample.cap
+        {
+            return "cap";
+        }
+    }
+    let waited = sample.runq_delay.unwrap_or_default().0;
+    let ran = sample.run.unwrap_or_default().0;
+    // A twentieth of its CPU time spent waiting for a CPU: somebody else had it.
+    if waited * 20 > ran && ran > 0 {
+        return "co-runner";
+    }
+    if p95 <= target { "target" } else { "machine" }
+}
+
 /// `part` of `whole` in thousandths; `None` for an empty whole.
-pub fn permille(part: Nanos, whole: Nanos) -> Option<u64> {
+fn permille(part: Nanos, whole: Nanos) -> Option<u64> {
     part.0.saturating_mul(1000).checked_div(whole.0)
 }
 
