@@ -1,0 +1,68 @@
+# make demo       the main job, live, about 90 s; a table and a plot at its end (VM=1: in a VM with a real cpufreq stack)
+# make test       all tests: unit, property, loom, end to end, eBPF, VM
+# make evidence   measures every figure we claim; make evidence-NAME one of them
+# make vm CMD=..  a command in the VM
+# make install    programs, policies and a service, below PREFIX (default /usr/local)
+SHELL = /bin/bash
+CARGO ?= cargo
+PREFIX ?= /usr/local
+CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
+EVIDENCE = demo tick wasm-call channel bpf-cost switch footprint swap
+
+.PHONY: all build policies demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence vm install uninstall clean
+
+all: build policies
+
+build:
+	./setup.sh build
+	$(CARGO) build --release --locked -p tandem -p dnn-runner
+
+policies:
+	./setup.sh build
+	policies/build.sh
+
+demo: all
+	./setup.sh demo
+ifdef VM
+	./setup.sh vm
+	tests/vm/demo.sh
+else
+	target/release/tandem demo
+endif
+
+test:
+	./setup.sh test
+	tests/run.sh
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+evidence: $(addprefix evidence-,$(EVIDENCE)) docs-evidence
+
+$(addprefix evidence-,$(EVIDENCE)): evidence-%: all
+	./setup.sh demo evidence
+	tests/evidence/run.sh $*
+
+docs-evidence:
+	tests/evidence/run.sh docs
+
+vm:
+	./setup.sh vm
+	tests/vm/boot $(VMFLAGS) -- $(CMD)
+
+install: all
+	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/tandem target/release/dnn-runner
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/policies target/policies/*.wasm
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/models dnn-runner/models/*
+	install -D -m 644 docs/tandem.toml.example $(DESTDIR)$(PREFIX)/share/doc/tandem/tandem.toml.example
+	sed 's,@PREFIX@,$(PREFIX),' docs/tandem.service > tandem.service.tmp
+	install -D -m 644 tandem.service.tmp $(DESTDIR)/etc/systemd/system/tandem.service
+	rm tandem.service.tmp
+
+uninstall:
+	rm -rf $(DESTDIR)$(PREFIX)/bin/tandem $(DESTDIR)$(PREFIX)/bin/dnn-runner $(DESTDIR)$(PREFIX)/lib/tandem \
+	  $(DESTDIR)$(PREFIX)/share/doc/tandem $(DESTDIR)/etc/systemd/system/tandem.service
+
+clean:
+	$(CARGO) clean

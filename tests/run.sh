@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# All tests, then the counts. A skip for want of BPF, root, QEMU, a data set or a compiler is a failure where
+# CI is set: there all of them are to be had.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export CARGO_TERM_COLOR=never
+log=target/test.log
+mkdir -p target
+: > "$log"
+failed=()
+part() { # name, command...
+  local name=$1
+  shift
+  echo "== $name"
+  "$@" 2>&1 | tee -a "$log"
+  [ "${PIPESTATUS[0]}" = 0 ] || failed+=("$name")
+}
+loom() { RUSTFLAGS="--cfg loom" cargo test --locked --release -p channel --test loom --target-dir target/loom -- --show-output; }
+
+part "policies" policies/build.sh
+part "build" cargo build --locked --workspace
+part "policies, natively" cargo test --locked --manifest-path policies/Cargo.toml --target-dir target/policies-test -- --show-output
+part "workspace" cargo test --locked --workspace --no-fail-fast -- --show-output
+part "loom" loom
+
+passed=$(grep -oE '^test result: .* ([0-9]+) passed' "$log" | grep -oE '[0-9]+ passed' | awk '{s += $1} END {print s + 0}')
+lost=$(grep -oE '^test result: .*; ([0-9]+) failed' "$log" | grep -oE '[0-9]+ failed' | awk '{s += $1} END {print s + 0}')
+skips=$(grep -E '^skipped: ' "$log" | sort | uniq -c)
+skipped=$(grep -cE '^skipped: ' "$log")
+[ -z "$skips" ] || printf 'skipped tests, by what they need:\n%s\n' "$skips"
+if [ -n "${CI:-}" ] && grep -qE '^skipped: needs .*(BPF|BTF|root|QEMU|dataset|clang|wasm)' "$log"; then
+  failed+=("skips that this machine has no reason for")
+fi
+for f in "${failed[@]}"; do echo "FAILED: $f"; done
+echo "$passed passed, $lost failed, $skipped skipped"
+[ ${#failed[@]} = 0 ] && [ "$lost" = 0 ] && [ "$passed" -gt 0 ]
