@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Builds what one piece of evidence needs, in release, and measures it: run.sh NAME | docs
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+name=$1
+cargo build --quiet --release --locked -p tandem -p dnn-runner
+cargo build --quiet --release --locked -p tandem-tests --bin evidence
+exec target/release/evidence "$name"
