@@ -1,7 +1,9 @@
 #!/bin/sh
 # Guest: the real agent on the kernel's own cpufreq, twice: ended by TERM, then by an injected panic. Each time the machine
 # starts with unusual settings (unsettle), and every one of them must be back afterwards.
-# usage, by environment: TANDEM=path CONFIG=path [RUNNER='command'] [SECONDS_EACH=5] [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
+# usage, by environment: TANDEM=path CONFIG=path [RUNNER='command'] [SECONDS_EACH=5] [ROUNDS='term panic']
+#   [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
+# The runner is started before the agent, so that its group, CPUs and nice are among what must be back.
 # Agent's commands used: `run --config FILE`, `status --json` (exit 0 once it serves), `panic`.
 # In OUT, for each round: settings-{before,during,after}-ROUND.txt, frequency-ROUND.txt (the kernel's own trace, to be
 # compared with what the host saw between the marks), agent-ROUND.log, runner-ROUND.log, status-ROUND.json; result.txt.
@@ -34,17 +36,17 @@ round() { # NAME SETTINGS FIRST_MARK
   r=$1
   "$here/unsettle" "$2" || { fail "$r: the settings to start from"; return; }
   echo $co > /sys/fs/cgroup/co-runner/cgroup.procs
-  "$here/settings" > "$out/settings-before-$r.txt"
+  runner=
+  if [ -n "${RUNNER-}" ]; then sh -c "exec $RUNNER" > "$out/runner-$r.log" 2>&1 & runner=$!; sleep 3; fi
+  "$here/settings" -p "$co,$runner" > "$out/settings-before-$r.txt"
   echo 0 > $tracing/tracing_on; : > $tracing/trace; echo 1 > $tracing/events/power/cpu_frequency/enable
   mark "$3"; echo 1 > $tracing/tracing_on
   "$TANDEM" run --config "$CONFIG" > "$out/agent-$r.log" 2>&1 & agent=$!
   claim "$r: the agent serves" waitfor 60 "$TANDEM" status --json
-  runner=
-  if [ -n "${RUNNER-}" ]; then sh -c "exec $RUNNER" > "$out/runner-$r.log" 2>&1 & runner=$!; fi
   sleep "$each"
   "$TANDEM" status --json > "$out/status-$r.json" 2>&1
   [ -z "$runner" ] || claim "$r: the runner still runs" kill -0 "$runner"
-  "$here/settings" > "$out/settings-during-$r.txt"
+  "$here/settings" -p "$co,$runner" > "$out/settings-during-$r.txt"
   claim "$r: the agent has changed settings" differ "$out/settings-before-$r.txt" "$out/settings-during-$r.txt"
   case $r in
     term) kill -TERM $agent;;
@@ -59,11 +61,16 @@ round() { # NAME SETTINGS FIRST_MARK
     term) claim "$r: exit status 0 (it was $rc)" [ $rc -eq 0 ];;
     panic) claim "$r: a failure is told by the exit status ($rc)" [ $rc -ne 0 -a $rc -ne 137 ];;
   esac
-  [ -z "$runner" ] || { kill "$runner"; wait "$runner"; } 2>/dev/null
-  "$here/settings" > "$out/settings-after-$r.txt"
+  "$here/settings" -p "$co,$runner" > "$out/settings-after-$r.txt"
   claim "$r: every setting is back" diff "$out/settings-before-$r.txt" "$out/settings-after-$r.txt"
+  [ -z "$runner" ] || { kill "$runner"; wait "$runner"; } 2>/dev/null
 }
-round term A 40
-round panic B 42
+for r in ${ROUNDS:-term panic}; do
+  case $r in
+    term) round term A 40;;
+    panic) round panic B 42;;
+    *) fail "ROUNDS: $r is neither term nor panic";;
+  esac
+done
 kill $co; wait $co 2>/dev/null
 exit $failed
