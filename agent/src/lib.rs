@@ -11,6 +11,8 @@ pub mod board;
 
 pub mod snapshot;
 
+pub mod sense;
+
 pub mod policy;
 
 pub mod envelope;

@@ -90,7 +90,7 @@ impl Proc {
     /// One application's totals.
     pub(super) fn app(&mut self, slot: AppSlot) -> AppTotals {
         match self.apps.get_mut(usize::from(slot.0)) {
-            Some(Some(app)) if app.read() => AppTotals { run: Some(app.run), delay: Some(app.delay) },
+            Some(Some(app)) => app.read(),
             _ => AppTotals::default(),
         }
     }
@@ -98,9 +98,9 @@ impl Proc {
 
 impl App {
     /// Adds what each thread ran and waited since it was last seen; a thread that ended since then takes
-    /// its last part with it. False: the process is gone, or its threads cannot be read.
-    fn read(&mut self) -> bool {
-        let Ok(folder) = std::fs::read_dir(&self.tasks) else { return false };
+    /// its last part with it. Absent: the process is gone, or its threads cannot be read.
+    fn read(&mut self) -> AppTotals {
+        let Ok(folder) = std::fs::read_dir(&self.tasks) else { return AppTotals::default() };
         let mut seen = HashMap::with_capacity(self.threads.len());
         for thread in folder.flatten() {
             let Some(tid) = thread.file_name().to_str().and_then(|t| t.parse::<u32>().ok()) else { continue };
@@ -115,9 +115,11 @@ impl App {
             self.delay += now.1.saturating_sub(before.1);
             seen.insert(tid, now);
         }
-        let any = !seen.is_empty();
         self.threads = seen;
-        any
+        if self.threads.is_empty() {
+            return AppTotals::default();
+        }
+        AppTotals { run: Some(self.run), delay: Some(self.delay) }
     }
 }
 

@@ -8,7 +8,7 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Btf, MapCore, MapFlags, PrintLevel, ProgramInput, RingBuffer, RingBufferBuilder};
 use skel::types::{control, cpu_slot, domain_slot, event};
 use std::mem::{MaybeUninit, offset_of, size_of};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -89,10 +89,19 @@ struct Loaded(skel::SchedSkel<'static>);
 // thread at a time.
 unsafe impl Send for Loaded {}
 
+/// Which of the hooks a kernel may lack are there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Has {
+    migrations: bool,
+    idle: bool,
+    frequency: bool,
+}
+
 /// The loaded programs and their mapped arrays.
 pub(super) struct Sched {
     // Detached first.
     links: Vec<(&'static str, libbpf_rs::Link)>,
+    has: Has,
     ring: RingBuffer<'static>,
     popped: Arc<[AtomicU64; 2]>,
     cpus: Mapped,
@@ -163,6 +172,7 @@ impl Sched {
         let ring = ring(&skel, &popped).map_err(whole)?;
         let mut sched = Self {
             links: Vec::with_capacity(HOOKS.len()),
+            has: Has::default(),
             ring,
             popped,
             cpus,
@@ -222,6 +232,12 @@ impl Sched {
                 links.push((hook, prog.attach().map_err(|e| whole(format!("attach to {hook}: {e}")))?));
             }
         }
+        let has = |hook| links.iter().any(|l| l.0 == hook);
+        self.has = Has {
+            migrations: has("sched_migrate_task"),
+            idle: has("cpu_idle"),
+            frequency: has("cpu_frequency"),
+        };
         self.links = links;
         Ok(())
     }
@@ -250,16 +266,15 @@ impl Sched {
         if cpu >= self.cpu_count {
             return None;
         }
-        let has = |hook| self.links.iter().any(|l| l.0 == hook);
         let word = |offset| self.cpu_word(cpu, offset);
         let idle = |state| meter(word(offset_of!(cpu_slot, idle) + 8 * state), now);
         Some(CpuTotals {
             busy: Some(meter(word(offset_of!(cpu_slot, busy)), now)),
             switches: Some(word(offset_of!(cpu_slot, switches))),
             wakeups: Some(word(offset_of!(cpu_slot, wakeups))),
-            migrations: has("sched_migrate_task").then(|| word(offset_of!(cpu_slot, migrations))),
+            migrations: self.has.migrations.then(|| word(offset_of!(cpu_slot, migrations))),
             delay: Some(word(offset_of!(cpu_slot, delay))),
-            idle: has("cpu_idle").then(|| (0..self.idle_states).map(idle).fold(0, u64::wrapping_add)),
+            idle: self.has.idle.then(|| (0..self.idle_states).map(idle).fold(0, u64::wrapping_add)),
         })
     }
 
@@ -286,7 +301,7 @@ impl Sched {
     /// A cpufreq domain's totals; `None` if its hooks are not there.
     pub(super) fn domain(&self, id: DomainId) -> Option<DomainTotals> {
         let d = usize::from(id.0);
-        if d >= DOMAINS || !self.links.iter().any(|l| l.0 == "cpu_frequency") {
+        if d >= DOMAINS || !self.has.frequency {
             return None;
         }
         let word = |offset: usize| self.domains.load(DOMAIN_WORDS * d + offset / 8);

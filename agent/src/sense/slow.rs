@@ -91,6 +91,11 @@ impl Slow {
         Ok(Self { cells, stop, thread })
     }
 
+    /// No gauges.
+    pub(super) fn none() -> Self {
+        Self { cells: Arc::new([]), stop: Arc::new(AtomicBool::new(true)), thread: None }
+    }
+
     /// The newest value of gauge `i`, and when it was read.
     pub(super) fn read(&self, i: usize) -> Option<(i64, Nanos)> {
         let cell = self.cells.get(i)?;
