@@ -15,6 +15,8 @@ pub mod board;
 
 pub mod snapshot;
 
+pub mod sense;
+
 pub mod policy;
 
 pub mod envelope;
