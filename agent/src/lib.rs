@@ -7,6 +7,8 @@
 
 pub mod units;
 
+pub mod toml_errors;
+
 pub mod board;
 
 pub mod snapshot;
