@@ -1,8 +1,33 @@
 //! Carrying out an admitted decision: one [`Actuator`] per way of setting something.
+//!
+//! [`Actuators::start`] saves what is there ([`saved`], on disk before the first write, under the lock of
+//! [`claim`]) and makes the machine settable; dropping it, or [`Actuators::restore`], puts all back.
+//! Observing means: no `Actuators`.
 
+pub mod attr;
+pub mod cgroup;
+pub mod claim;
+mod clock;
+pub mod cooling;
+pub mod cpu_bandwidth;
+pub mod cpu_share;
+pub mod cpufreq;
+pub mod devfreq;
+pub mod process;
+pub mod saved;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+use crate::board::Board;
 use crate::envelope::Admitted;
-use crate::policy::App;
-use crate::units::{DomainId, OppIndex};
+use crate::units::{AppSlot, DomainId, OppIndex};
+use claim::Claim;
+use cpu_share::CpuShare;
+use saved::RestoreError;
+use std::time::Duration;
 
 /// Which part of a decision: what rises is written before the runner hears of it, what falls after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,18 +40,17 @@ pub enum Half {
 
 /// A way of setting something. Saves before its first write; restoring is a list of plain writes that
 /// another process can carry out.
-pub trait Actuator: Send + std::fmt::Debug {
+pub trait Actuator: Send {
     /// For people.
     fn name(&self) -> &str;
-    /// The OPP it last wrote and read back, if it sets that domain.
-    fn opp(&self, _domain: DomainId) -> Option<OppIndex> {
+    /// Carries out its part of `order`: skips what is already so, reads back what it wrote, tries all
+    /// and returns the last error. That something was not reached is an error once; as long as it lasts,
+    /// `standing` tells.
+    fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError>;
+    /// The OPP last read back on that domain; `None`: not known, or not this actuator's.
+    fn standing(&self, _domain: DomainId) -> Option<OppIndex> {
         None
     }
-    /// The applications present, in the order of [`Admitted::apps`]; told when one came or left.
-    fn present(&mut self, _apps: &[App]) {}
-    /// Carries out its part of `order`: skips what is already so, reads back what it wrote, tries all
-    /// and returns the last error.
-    fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError>;
 }
 
 /// What could not be set.
@@ -54,4 +78,122 @@ pub enum ActuateError {
         /// Read back.
         read: String,
     },
+    /// The board does not describe this machine.
+    #[error("domain {domain:?}: {rule}; compare with `tandem board probe`")]
+    Board {
+        /// The domain's name.
+        domain: String,
+        /// What does not fit.
+        rule: String,
+    },
+    /// An order that no envelope over this board admits.
+    #[error("domain {}: opp {} of {opps}", domain.0, opp.0)]
+    NoSuchOpp {
+        /// Where.
+        domain: DomainId,
+        /// Ordered.
+        opp: OppIndex,
+        /// How many there are.
+        opps: usize,
+    },
+}
+
+/// What an operator may choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Name of the cgroup of all applications.
+    pub group: String,
+    /// How long to wait for a cooling device to let go of a limit that is to be saved.
+    pub cooling_patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { group: "tandem".into(), cooling_patience: Duration::from_secs(5) }
+    }
+}
+
+/// Everything that acts on this machine.
+pub struct Actuators {
+    clocks: Vec<Box<dyn Actuator>>,
+    share: CpuShare,
+    /// Last: it puts everything back when the open files above are closed.
+    claim: Claim,
+}
+
+impl std::fmt::Debug for Actuators {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let clocks: Vec<&str> = self.clocks.iter().map(|c| c.name()).collect();
+        f.debug_struct("Actuators")
+            .field("clocks", &clocks)
+            .field("claim", &self.claim)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Actuators {
+    /// Saves, then makes every domain of the board settable. The notes say what the operator should know.
+    /// On an error all is put back as it was.
+    pub fn start(
+        board: &Board,
+        mut claim: Claim,
+        options: &Options,
+    ) -> Result<(Self, Vec<String>), ActuateError> {
+        let mut notes = vec![];
+        let own = cgroup::Own::make(&mut claim, &options.group)?;
+        let mut clocks: Vec<Box<dyn Actuator>> = vec![];
+        if let Some(cpufreq) = cpufreq::Cpufreq::start(board, &mut claim, options, &mut notes)? {
+            clocks.push(Box::new(cpufreq));
+        }
+        if let Some(devfreq) = devfreq::Devfreq::start(board, &mut claim, options, &mut notes)? {
+            clocks.push(Box::new(devfreq));
+        }
+        if let Some(bandwidth) = cpu_bandwidth::CpuBandwidth::start(board, claim.root(), &own)? {
+            clocks.push(Box::new(bandwidth));
+        }
+        let share = CpuShare::start(board, &claim, own, &mut notes)?;
+        Ok((Self { clocks, share, claim }, notes))
+    }
+
+    /// Carries out one half of an order everywhere: tries all, returns the last error.
+    pub fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError> {
+        let mut last = Ok(());
+        let all = self.clocks.iter_mut().map(|c| c.as_mut() as &mut dyn Actuator);
+        for actuator in all.chain([&mut self.share as &mut dyn Actuator]) {
+            if let Err(e) = actuator.apply(order, half) {
+                last = Err(e);
+            }
+        }
+        last
+    }
+
+    /// The OPP last read back on that domain.
+    pub fn standing(&self, domain: DomainId) -> Option<OppIndex> {
+        self.clocks.iter().find_map(|c| c.standing(domain))
+    }
+
+    /// Takes an application in (not on the tick: it writes to the disk).
+    pub fn add_app(&mut self, slot: AppSlot, name: &str, tgid: i32) -> Result<(), ActuateError> {
+        self.share.add_app(&mut self.claim, slot, name, tgid)
+    }
+
+    /// Lets an application go; returns what could not be put back.
+    pub fn remove_app(&mut self, slot: AppSlot) -> Vec<RestoreError> {
+        self.share.remove_app(&mut self.claim, slot)
+    }
+
+    /// The order of applications in the decisions to come.
+    pub fn set_order(&mut self, slots: &[AppSlot]) {
+        self.share.set_order(slots);
+    }
+
+    /// The saved settings on disk: a panic hook hands it to [`claim::restore_state`].
+    pub fn state_file(&self) -> &std::path::Path {
+        self.claim.state_file()
+    }
+
+    /// Puts everything back; idempotent. Returns what failed.
+    pub fn restore(&mut self) -> Vec<RestoreError> {
+        self.claim.restore()
+    }
 }

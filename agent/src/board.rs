@@ -1,8 +1,14 @@
 //! The machine as the agent sees it: domains with their OPPs. Names become indices here, once.
 //!
-//! A board file is TOML; `tandem board probe` writes one from what the machine has.
+//! A board file is TOML ([`parse`]); `tandem board probe` writes one from what the machine has
+//! ([`probe`]). Some boards come with the program ([`SHIPPED`]).
 
-use crate::units::{DomainId, Freq, MilliCelsius, Microvolts, Milliwatts, Nanos, OppIndex};
+pub mod parse;
+pub mod probe;
+
+pub use parse::SHIPPED;
+
+use crate::units::{DomainId, Freq, Microvolts, MilliCelsius, Milliwatts, Nanos, OppIndex};
 
 /// CPUs or a device that share one clock, or the stand-in where no clock can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +50,14 @@ pub struct Domain {
     pub cpus: Vec<u32>,
     /// By rising frequency, never empty.
     pub opps: Vec<Opp>,
-    /// What the driver says a change takes.
+    /// What the driver says a change takes; 0 where it says nothing.
     pub transition_latency: Nanos,
 }
+
+/// The most domains a board may have.
+pub const MAX_DOMAINS: usize = 16;
+/// The most OPPs a domain may have.
+pub const MAX_OPPS: usize = 64;
 
 /// The safety limits of a board; the envelope's starting values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +97,10 @@ impl Domain {
 }
 
 impl Board {
+    /// The domains with their ids.
+    pub fn ids(&self) -> impl Iterator<Item = (DomainId, &Domain)> {
+        (0..).map(DomainId).zip(&self.domains)
+    }
     /// The domain of that name.
     pub fn domain(&self, name: &str) -> Option<DomainId> {
         let i = self.domains.iter().position(|d| d.name == name)?;

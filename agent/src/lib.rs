@@ -1,8 +1,8 @@
 //! The privileged agent: sense, decide, admit, act, once a tick.
 //!
-//! The modules stand in the order of the data path: a [`snapshot`] is taken by `sense`, a [`policy`]
-//! wishes, the [`envelope`] admits, [`actuate`] carries out. `governor` is the only place that knows the
-//! order.
+//! The modules stand in the order of the data path: a [`snapshot`] is taken by [`sense`] and [`runners`], a
+//! [`policy`] wishes, the [`envelope`] admits, [`actuate`] carries out as one [`transaction`]. [`governor`]
+//! is the only place that knows the order; [`run`] wires it up and leaves the machine as it was found.
 #![deny(unsafe_code)]
 
 pub mod units;
@@ -17,6 +17,8 @@ pub mod snapshot;
 
 pub mod sense;
 
+pub mod runners;
+
 pub mod policy;
 
 pub mod envelope;
@@ -24,3 +26,14 @@ pub mod envelope;
 pub mod actuate;
 
 pub mod transaction;
+
+pub mod governor;
+
+pub mod status;
+
+pub mod control;
+
+pub mod run;
+
+#[cfg(feature = "demo")]
+pub mod demo;

@@ -61,12 +61,16 @@ impl<'t> Problems<'t> {
     /// The whole file as a section; its syntax errors are noted.
     pub fn root(&self) -> Section<'_> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
+        let mut table = table.into_inner();
         for e in &errors {
             self.at(e.span().unwrap_or(0..0), e.message().replace('\n', ", "));
         }
-        // After a syntax error what is missing or left over says nothing.
+        // What is left after a syntax error says nothing about the other rules.
         let whole = errors.is_empty();
-        Section { problems: self, what: String::new(), span: 0..0, table: table.into_inner(), known: vec![], whole }
+        if !whole {
+            table.clear();
+        }
+        Section { problems: self, what: String::new(), span: 0..0, table, known: vec![], whole }
     }
 
     /// What the file says, or all its problems by line.
@@ -77,7 +81,9 @@ impl<'t> Problems<'t> {
             _ => {
                 found.sort_by_key(|(at, _)| *at);
                 let line = |at: usize| 1 + self.text.bytes().take(at).filter(|b| *b == b'\n').count();
-                Err(BadToml(found.iter().map(|(at, m)| format!("{}:{}: {m}", self.file, line(*at))).collect()))
+                Err(BadToml(
+                    found.iter().map(|(at, m)| format!("{}:{}: {m}", self.file, line(*at))).collect(),
+                ))
             }
         }
     }
@@ -102,6 +108,7 @@ pub struct Section<'t> {
     span: Range<usize>,
     table: DeTable<'t>,
     known: Vec<&'static str>,
+    /// The file's syntax is good.
     whole: bool,
 }
 
@@ -129,7 +136,9 @@ impl<'t> Section<'t> {
 
     /// Notes a problem of the section itself.
     pub fn wrong(&self, rule: impl Display) {
-        self.problems.at(self.span(), format_args!("{}{rule}", self.prefix()));
+        if self.whole {
+            self.problems.at(self.span(), format_args!("{}{rule}", self.prefix()));
+        }
     }
 
     fn prefix(&self) -> String {
@@ -196,7 +205,8 @@ impl<'t> Section<'t> {
         match value.into_inner() {
             DeValue::Table(table) => {
                 let (problems, whole) = (self.problems, self.whole);
-                let what = if self.what.is_empty() { key.to_owned() } else { format!("{}: {key}", self.what) };
+                let what =
+                    if self.what.is_empty() { key.to_owned() } else { format!("{}: {key}", self.what) };
                 Some(Section { problems, what, span, table, known: vec![], whole })
             }
             other => {
@@ -214,7 +224,8 @@ impl<'t> Section<'t> {
         self.known.sort_unstable();
         let known = self.known.join(", ");
         for key in self.table.keys() {
-            let message = format_args!("{}unknown key `{}`; known here: {known}", self.prefix(), key.get_ref());
+            let message =
+                format_args!("{}unknown key `{}`; known here: {known}", self.prefix(), key.get_ref());
             self.problems.at(key.span(), message);
         }
     }
@@ -278,6 +289,8 @@ mod tests {
         let path = dir.path().join("huge.toml");
         std::fs::write(&path, "#".repeat(usize::try_from(MAX_BYTES).unwrap() + 1)).unwrap();
         assert!(read_text(&path).unwrap_err().to_string().contains("huge.toml: more than"));
-        assert!(read_text(&dir.path().join("none.toml")).unwrap_err().to_string().contains("none.toml: No such"));
+        assert!(
+            read_text(&dir.path().join("none.toml")).unwrap_err().to_string().contains("none.toml: No such")
+        );
     }
 }
