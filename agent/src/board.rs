@@ -2,7 +2,7 @@
 //!
 //! A board file is TOML; `tandem board probe` writes one from what the machine has.
 
-use crate::units::{DomainId, Freq, MilliCelsius, Microvolts, Milliwatts, Nanos, OppIndex};
+use crate::units::{DomainId, Freq, Microvolts, MilliCelsius, Milliwatts, Nanos, OppIndex};
 
 /// CPUs or a device that share one clock, or the stand-in where no clock can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
