@@ -5,6 +5,10 @@
 //! [`Decision`] is a wish: `None` = leave as it is. A domain's OPP = the highest of the asks, then the
 //! allocator's cap, then the envelope.
 
+pub mod builtin;
+pub mod slot;
+pub mod wasm;
+
 use crate::board::Board;
 use crate::snapshot::{AppSample, CpuSample, DomainSample, OtherSample, Signal, Snapshot};
 use crate::units::{AppSlot, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
@@ -132,7 +136,7 @@ pub struct View<'a> {
 }
 
 /// Why a policy did not serve. The policy is set aside and `Hold` takes over.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// The file cannot be used as a policy.
     #[error("{path}: {reason}")]
@@ -208,7 +212,8 @@ pub trait Tuner: Send {
     /// For people.
     fn name(&self) -> &str;
     /// Once, before anything else.
-    fn start(&mut self, board: &Board, period: Nanos, app: &App, params: &[Param]) -> Result<(), PolicyError>;
+    fn start(&mut self, board: &Board, period: Nanos, app: &App, params: &[Param])
+    -> Result<(), PolicyError>;
     /// Its application changed its target.
     fn app(&mut self, app: &App) -> Result<(), PolicyError>;
     /// The envelope moved.

@@ -83,7 +83,8 @@ impl Util {
     pub const MAX: Self = Self(1024);
     /// `busy` of `window`, rounded, at most 1024. `None` for an empty window.
     pub fn from_busy(busy: Nanos, window: Nanos) -> Option<Self> {
-        let util = (u128::from(busy.0) * 1024 + u128::from(window.0 / 2)).checked_div(u128::from(window.0))?;
+        let util =
+            (u128::from(busy.0) * 1024 + u128::from(window.0 / 2)).checked_div(u128::from(window.0))?;
         Some(Self(u16::try_from(util.min(1024)).expect("at most 1024")))
     }
 }

@@ -1,0 +1,477 @@
+//! `policies/wit/policy.wit` as Rust types, and ours turned into them.
+//!
+//! wasmtime compares these types with a component's at load, so one that drifts from the WIT is refused,
+//! not misread. What a `decide` sees is kept in buffers ([`SnapshotWire`], [`ViewWire`]) that are filled
+//! anew each tick and grow only when applications come.
+
+use super::lift::ArrayList;
+use crate::board;
+use crate::policy::{self, Limits};
+use crate::snapshot as ours;
+use crate::units::{self, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
+use wasmtime::component::{ComponentType, Lift, Lower};
+
+/// Domains a board may have, as far as policies are concerned.
+pub const MAX_DOMAINS: usize = 16;
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Source {
+    #[component(name = "measured")]
+    Measured,
+    #[component(name = "modelled")]
+    Modelled,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(enum)]
+#[repr(u8)]
+pub enum FreqUnit {
+    #[component(name = "khz")]
+    Khz,
+    #[component(name = "hz")]
+    Hz,
+    #[component(name = "permille")]
+    Permille,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "wasmtime makes them from the guest's number")]
+pub enum Level {
+    #[component(name = "debug")]
+    Debug,
+    #[component(name = "info")]
+    Info,
+    #[component(name = "warn")]
+    Warn,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(record)]
+pub struct Opp {
+    freq: u64,
+    #[component(name = "power-mw")]
+    power_mw: Option<u32>,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug)]
+#[component(record)]
+pub struct Domain<'a> {
+    name: &'a str,
+    unit: FreqUnit,
+    cpus: &'a [u32],
+    opps: Vec<Opp>,
+    #[component(name = "transition-latency-ns")]
+    transition_latency_ns: u64,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug)]
+#[component(record)]
+pub struct Signal<'a> {
+    name: &'a str,
+    unit: &'a str,
+    source: Source,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug)]
+#[component(record)]
+pub struct Board<'a> {
+    name: &'a str,
+    #[component(name = "period-ns")]
+    period_ns: u64,
+    domains: Vec<Domain<'a>>,
+    signals: Vec<Signal<'a>>,
+}
+
+#[derive(ComponentType, Lower, Lift, Clone, Copy, Debug, Default)]
+#[component(record)]
+pub struct Slo {
+    #[component(name = "latency-ns")]
+    latency_ns: Option<u64>,
+    top1: Option<u16>,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug)]
+#[component(record)]
+pub struct Subnet<'a> {
+    name: &'a str,
+    top1: u16,
+    macs: u64,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug)]
+#[component(record)]
+pub struct App<'a> {
+    name: &'a str,
+    subnets: Vec<Subnet<'a>>,
+    #[component(name = "threads-max")]
+    threads_max: u8,
+    target: Slo,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(record)]
+pub struct OppRange {
+    lo: u16,
+    hi: u16,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug)]
+#[component(record)]
+pub struct Param<'a> {
+    key: &'a str,
+    value: &'a str,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(record)]
+pub struct CpuSample {
+    busy: Option<u16>,
+    switches: Option<u32>,
+    wakeups: Option<u32>,
+    migrations: Option<u32>,
+    #[component(name = "runq-delay-ns")]
+    runq_delay_ns: Option<u64>,
+    #[component(name = "idle-ns")]
+    idle_ns: Option<u64>,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug, Default)]
+#[component(record)]
+pub struct DomainSample {
+    opp: Option<u16>,
+    util: Option<u16>,
+    cap: Option<u16>,
+    #[component(name = "power-mw")]
+    power_mw: Option<u32>,
+    transitions: Option<u32>,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(record)]
+pub struct Done {
+    subnet: u16,
+    seq: u64,
+    #[component(name = "latency-ns")]
+    latency_ns: u64,
+    #[component(name = "service-ns")]
+    service_ns: u64,
+    confidence: u16,
+}
+
+#[derive(ComponentType, Lower, Clone, Debug, Default)]
+#[component(record)]
+pub struct AppSample {
+    subnet: Option<u16>,
+    #[component(name = "run-ns")]
+    run_ns: Option<u64>,
+    #[component(name = "runq-delay-ns")]
+    runq_delay_ns: Option<u64>,
+    queue: u32,
+    #[component(name = "in-flight-ns")]
+    in_flight_ns: Option<u64>,
+    arrived: u32,
+    dropped: u32,
+    finished: Vec<Done>,
+    #[component(name = "finished-more")]
+    finished_more: u32,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug, Default)]
+#[component(record)]
+pub struct OtherSample {
+    #[component(name = "run-ns")]
+    run_ns: Option<u64>,
+    #[component(name = "runq-delay-ns")]
+    runq_delay_ns: Option<u64>,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(record)]
+pub struct SignalSample {
+    value: Option<i64>,
+    #[component(name = "age-ns")]
+    age_ns: u64,
+}
+
+/// What an allocator sees; a buffer.
+#[derive(ComponentType, Lower, Clone, Debug, Default)]
+#[component(record)]
+pub struct SnapshotWire {
+    tick: u64,
+    #[component(name = "at-ns")]
+    at_ns: u64,
+    #[component(name = "window-ns")]
+    window_ns: u64,
+    cpus: Vec<CpuSample>,
+    domains: Vec<DomainSample>,
+    apps: Vec<AppSample>,
+    other: OtherSample,
+    signals: Vec<SignalSample>,
+}
+
+#[derive(ComponentType, Lower, Lift, Clone, Copy, Debug, Default)]
+#[component(record)]
+pub struct Grant {
+    domain: u16,
+    cores: u8,
+    weight: u16,
+    #[component(name = "power-mw")]
+    power_mw: Option<u32>,
+    target: Slo,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy, Debug, Default)]
+#[component(record)]
+pub struct DomainOrder {
+    ask: Option<u16>,
+    cap: Option<u16>,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[component(record)]
+pub struct Allocation {
+    pub domains: ArrayList<DomainOrder, MAX_DOMAINS>,
+    pub grants: ArrayList<Option<Grant>, { channel::MAX_RUNNERS }>,
+}
+
+/// What a tuner sees; a buffer.
+#[derive(ComponentType, Lower, Clone, Debug, Default)]
+#[component(record)]
+pub struct ViewWire {
+    tick: u64,
+    #[component(name = "at-ns")]
+    at_ns: u64,
+    #[component(name = "window-ns")]
+    window_ns: u64,
+    app: AppSample,
+    domain: DomainSample,
+    cpus: Vec<CpuSample>,
+    other: OtherSample,
+    grant: Grant,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[component(record)]
+pub struct Choice {
+    subnet: u16,
+    threads: u8,
+    ask: Option<u16>,
+}
+
+impl From<units::Source> for Source {
+    fn from(s: units::Source) -> Self {
+        match s {
+            units::Source::Measured => Self::Measured,
+            units::Source::Modelled => Self::Modelled,
+        }
+    }
+}
+
+impl From<units::FreqUnit> for FreqUnit {
+    fn from(u: units::FreqUnit) -> Self {
+        match u {
+            units::FreqUnit::Khz => Self::Khz,
+            units::FreqUnit::Hz => Self::Hz,
+            units::FreqUnit::Permille => Self::Permille,
+        }
+    }
+}
+
+impl<'a> Board<'a> {
+    pub fn new(board: &'a board::Board, period: Nanos, signals: &'a [ours::Signal]) -> Self {
+        let domain = |d: &'a board::Domain| Domain {
+            name: &d.name,
+            // One driver, one unit: the first OPP's is that of all.
+            unit: d.opps.first().map_or(FreqUnit::Khz, |o| o.freq.unit.into()),
+            cpus: &d.cpus,
+            opps: d.opps.iter().map(|o| Opp { freq: o.freq.raw, power_mw: o.power.map(|p| p.0) }).collect(),
+            transition_latency_ns: d.transition_latency.0,
+        };
+        let signal = |s: &'a ours::Signal| Signal { name: &s.name, unit: &s.unit, source: s.source.into() };
+        Self {
+            name: &board.name,
+            period_ns: period.0,
+            domains: board.domains.iter().map(domain).collect(),
+            signals: signals.iter().map(signal).collect(),
+        }
+    }
+}
+
+impl<'a> App<'a> {
+    pub fn new(app: &'a policy::App) -> Self {
+        let subnet = |s: &'a policy::Subnet| Subnet { name: &s.name, top1: s.top1.0, macs: s.macs };
+        Self {
+            name: &app.name,
+            subnets: app.subnets.iter().map(subnet).collect(),
+            threads_max: app.threads_max,
+            target: app.target.into(),
+        }
+    }
+}
+
+pub fn params(of: &[policy::Param]) -> Vec<Param<'_>> {
+    of.iter().map(|(key, value)| Param { key, value }).collect()
+}
+
+/// Refills a buffer; allocates only if it must grow.
+fn refill<'a, T: 'a, W: From<&'a T>>(buffer: &mut Vec<W>, from: &'a [T]) {
+    buffer.clear();
+    buffer.extend(from.iter().map(W::from));
+}
+
+pub fn ranges(buffer: &mut Vec<OppRange>, limits: &Limits) {
+    buffer.clear();
+    buffer.extend(limits.opps.iter().map(|(lo, hi)| OppRange { lo: lo.0, hi: hi.0 }));
+}
+
+impl From<policy::Slo> for Slo {
+    fn from(s: policy::Slo) -> Self {
+        Self { latency_ns: s.latency.map(|l| l.0), top1: s.top1.map(|t| t.0) }
+    }
+}
+
+impl From<Slo> for policy::Slo {
+    fn from(s: Slo) -> Self {
+        Self { latency: s.latency_ns.map(Nanos), top1: s.top1.map(CentiPercent) }
+    }
+}
+
+impl From<&ours::CpuSample> for CpuSample {
+    fn from(c: &ours::CpuSample) -> Self {
+        Self {
+            busy: c.busy.map(|u| u.0),
+            switches: c.switches,
+            wakeups: c.wakeups,
+            migrations: c.migrations,
+            runq_delay_ns: c.runq_delay.map(|n| n.0),
+            idle_ns: c.idle.map(|n| n.0),
+        }
+    }
+}
+
+impl From<&ours::DomainSample> for DomainSample {
+    fn from(d: &ours::DomainSample) -> Self {
+        Self {
+            opp: d.opp.map(|o| o.0),
+            util: d.util.map(|u| u.0),
+            cap: d.cap.map(|o| o.0),
+            power_mw: d.power.map(|p| p.0),
+            transitions: d.transitions,
+        }
+    }
+}
+
+impl From<&ours::Done> for Done {
+    fn from(d: &ours::Done) -> Self {
+        Self {
+            subnet: d.subnet.0,
+            seq: d.seq,
+            latency_ns: d.latency.0,
+            service_ns: d.service.0,
+            confidence: d.confidence,
+        }
+    }
+}
+
+impl From<&ours::OtherSample> for OtherSample {
+    fn from(o: &ours::OtherSample) -> Self {
+        Self { run_ns: o.run.map(|n| n.0), runq_delay_ns: o.runq_delay.map(|n| n.0) }
+    }
+}
+
+impl From<&ours::SignalSample> for SignalSample {
+    fn from(s: &ours::SignalSample) -> Self {
+        Self { value: s.value, age_ns: s.age.0 }
+    }
+}
+
+impl From<&policy::Grant> for Grant {
+    fn from(g: &policy::Grant) -> Self {
+        Self {
+            domain: g.domain.0,
+            cores: g.cores,
+            weight: g.weight,
+            power_mw: g.power.map(|p| p.0),
+            target: g.target.into(),
+        }
+    }
+}
+
+impl From<Grant> for policy::Grant {
+    fn from(g: Grant) -> Self {
+        Self {
+            domain: DomainId(g.domain),
+            cores: g.cores,
+            weight: g.weight,
+            power: g.power_mw.map(Milliwatts),
+            target: g.target.into(),
+        }
+    }
+}
+
+impl From<DomainOrder> for policy::DomainOrder {
+    fn from(o: DomainOrder) -> Self {
+        Self { ask: o.ask.map(OppIndex), cap: o.cap.map(OppIndex) }
+    }
+}
+
+impl From<Choice> for policy::AppChoice {
+    fn from(c: Choice) -> Self {
+        Self { subnet: SubnetIndex(c.subnet), threads: c.threads, ask: c.ask.map(OppIndex) }
+    }
+}
+
+impl AppSample {
+    fn fill(&mut self, from: &ours::AppSample) {
+        self.subnet = from.subnet.map(|s| s.0);
+        self.run_ns = from.run.map(|n| n.0);
+        self.runq_delay_ns = from.runq_delay.map(|n| n.0);
+        self.queue = from.queue;
+        self.in_flight_ns = from.in_flight.map(|n| n.0);
+        self.arrived = from.arrived;
+        self.dropped = from.dropped;
+        refill(&mut self.finished, &from.done);
+        self.finished_more = from.done_more;
+    }
+
+    fn room() -> Self {
+        Self { finished: Vec::with_capacity(ours::DONE_KEPT), ..Self::default() }
+    }
+}
+
+impl SnapshotWire {
+    pub fn fill(&mut self, from: &ours::Snapshot) {
+        self.tick = from.tick;
+        self.at_ns = from.at.0;
+        self.window_ns = from.window.0;
+        refill(&mut self.cpus, &from.cpus);
+        refill(&mut self.domains, &from.domains);
+        self.apps.resize_with(from.apps.len(), AppSample::room);
+        for (to, app) in self.apps.iter_mut().zip(&from.apps) {
+            to.fill(app);
+        }
+        self.other = (&from.other).into();
+        refill(&mut self.signals, &from.signals);
+    }
+}
+
+impl ViewWire {
+    pub fn room() -> Self {
+        Self { app: AppSample::room(), ..Self::default() }
+    }
+
+    pub fn fill(&mut self, from: &policy::View<'_>) {
+        self.tick = from.tick;
+        self.at_ns = from.at.0;
+        self.window_ns = from.window.0;
+        self.app.fill(from.app);
+        self.domain = from.domain.into();
+        refill(&mut self.cpus, from.cpus);
+        self.other = from.other.into();
+        self.grant = from.grant.into();
+    }
+}
