@@ -33,7 +33,11 @@
 //! policy_sdk::export_allocator!(Slow);
 //! ```
 
-#[expect(missing_docs, reason = "generated; the WIT documents what its names do not say")]
+#[expect(
+    missing_docs,
+    clippy::too_many_arguments,
+    reason = "generated; the WIT documents what its names do not say"
+)]
 pub mod bindings;
 mod domain;
 mod export;
