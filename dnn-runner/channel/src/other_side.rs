@@ -65,3 +65,27 @@ pub fn agent_reads(bytes: &[u8]) {
         }
     });
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::agent_reads;
+    use proptest::prelude::*;
+
+    /// Bytes of a report region: noise, but with a cursor near the honest ones more often than noise has it.
+    fn region() -> impl Strategy<Value = Vec<u8>> {
+        let head = prop_oneof![Just(0), 0u64..600, any::<u64>()];
+        (head, prop::collection::vec(any::<u8>(), 0..20_000))
+            .prop_map(|(head, noise)| [head.to_ne_bytes().to_vec(), noise].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_runner_are_survived(bytes in prop_oneof![region(), prop::collection::vec(any::<u8>(), 0..200)]) {
+            agent_reads(&bytes);
+        }
+        #[test]
+        fn any_text_of_a_runner_is_survived(text in r#"(\{"(hello|target|bye|x)":)?[\[\]{}":,a-z0-9 ]{0,80}"#) {
+            agent_reads(text.as_bytes());
+        }
+    }
+}
