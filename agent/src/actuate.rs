@@ -20,6 +20,8 @@ pub mod saved;
 pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod real;
 
 use crate::board::Board;
 use crate::envelope::Admitted;
