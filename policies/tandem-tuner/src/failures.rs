@@ -7,7 +7,7 @@
 const BACK_OFF_MIN_NS: u64 = 2_000_000_000;
 const BACK_OFF_MAX_NS: u64 = 64_000_000_000;
 /// Better conditions: the scale fell below this share of what it was, thousandths.
-const CLEARLY_BETTER: u64 = 800;
+const CLEARLY_BETTER: u64 = 750;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Failure {
@@ -89,7 +89,7 @@ mod tests {
     fn clearly_better_conditions_open_at_once() {
         let mut f = Failures::new(1);
         f.record(0, 2, 100 * S, 0, 10_000);
-        assert_eq!(f.open_from(0, 100 * S, 8_100), 3);
-        assert_eq!(f.open_from(0, 100 * S, 7_900), 0);
+        assert_eq!(f.open_from(0, 100 * S, 7_600), 3);
+        assert_eq!(f.open_from(0, 100 * S, 7_400), 0);
     }
 }

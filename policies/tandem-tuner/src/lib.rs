@@ -135,8 +135,14 @@ pub struct TandemTuner {
     target: Slo,
     /// OPPs allowed at present, the outside cap included.
     range: OppRange,
+    /// The OPP seen last, since when, and the one before.
+    opp: u16,
+    opp_since_ns: u64,
+    opp_before: u16,
     point: Option<Point>,
     since_ns: u64,
+    /// When the queue was first gone under this choice.
+    settled_ns: Option<u64>,
     generation: u32,
     trial: Option<Trial>,
     sprint: Option<Sprint>,
@@ -181,8 +187,12 @@ impl Tuner for TandemTuner {
             domain: 0,
             target: app.target,
             range: domain.range(),
+            opp: domain.top(),
+            opp_since_ns: 0,
+            opp_before: domain.top(),
             point: None,
             since_ns: 0,
+            settled_ns: None,
             generation: 0,
             trial: None,
             sprint: None,
@@ -268,24 +278,37 @@ impl TandemTuner {
     /// Folds the window's inferences and arrivals in.
     fn observe(&mut self, seen: &View, point: Point) {
         let opp = seen.domain.opp.unwrap_or(self.sprint.map_or(point.opp, |s| s.point.opp));
+        if opp != self.opp {
+            (self.opp_before, self.opp, self.opp_since_ns) = (self.opp, opp, seen.at_ns);
+        }
         for done in &seen.app.finished {
             if usize::from(done.subnet) >= self.app.subnets.len() || done.service_ns == 0 {
                 continue;
             }
             // What ran under an older choice still tells the scale, but not whether this choice works.
-            let own = done.subnet == point.subnet && self.sprint.is_none() && seen.at_ns > self.since_ns;
+            let own = done.subnet == point.subnet && seen.at_ns > self.since_ns;
+            // Nor does lateness inherited from a backlog that was there before.
+            let arrived_ns = seen.at_ns.saturating_sub(done.latency_ns);
+            let fair = self.settled_ns.is_some_and(|settled| arrived_ns >= settled);
+            // What began before the clock changed is held to have run at the old one.
+            let began_ns = seen.at_ns.saturating_sub(done.service_ns);
+            let opp = if began_ns < self.opp_since_ns { self.opp_before } else { opp };
             let over = |ns: u64| self.target.latency_ns.is_some_and(|t| ns > t);
             self.window.push(Sample {
                 at_ns: seen.at_ns,
                 generation: if own { self.generation } else { self.generation.wrapping_sub(1) },
                 scale_ns: self.model.scale(done.subnet, opp, done.service_ns),
                 wait_ns: done.latency_ns.saturating_sub(done.service_ns),
-                late: over(done.latency_ns),
+                fair,
+                late: fair && over(done.latency_ns),
                 slow: over(done.service_ns),
             });
         }
-        self.arrivals.count += u64::from(seen.app.arrived);
-        self.arrivals.time_ns += seen.window_ns;
+        if self.settled_ns.is_none() && self.sprint.is_none() && seen.app.queue <= 1 {
+            self.settled_ns = Some(seen.at_ns);
+        }
+        self.arrivals.count = self.arrivals.count.saturating_add(u64::from(seen.app.arrived));
+        self.arrivals.time_ns = self.arrivals.time_ns.saturating_add(seen.window_ns);
         if self.arrivals.time_ns > ARRIVALS_NS {
             self.arrivals.count /= 2;
             self.arrivals.time_ns /= 2;
@@ -312,7 +335,7 @@ impl TandemTuner {
             return;
         }
         self.trial = None;
-        let Some(after) = self.window.median_of(now_ns, self.generation, true) else { return };
+        let Some(after) = self.window.median_of(now_ns, self.generation) else { return };
         let (mul, div) = if trial.from.subnet != point.subnet {
             self.model.correct_subnet(point.subnet, trial.scale_ns, after)
         } else {
@@ -325,27 +348,25 @@ impl TandemTuner {
     fn react(&mut self, seen: &View, point: Point) -> Point {
         let now_ns = seen.at_ns;
         let scale = self.window.scale(now_ns);
+        if self.failing(seen, point, scale) {
+            return self.give_up(now_ns, point, scale);
+        }
         if let Some(sprint) = self.sprint {
-            let over = seen.app.queue <= 1;
             let vain = now_ns.saturating_sub(sprint.since_ns) > SPRINT_MAX_NS;
-            if !over && !vain {
+            if seen.app.queue > 0 && !vain {
                 return sprint.point;
             }
             self.sprint = None;
-            self.generation = self.generation.wrapping_add(1);
             if vain || self.sprint_debt_ns > SPRINT_DEBT_MAX_NS {
-                self.sprint_debt_ns = 0;
                 return self.give_up(now_ns, point, scale);
             }
             return point;
         }
         if let Some(sprint) = self.backlog(seen, point, scale) {
             self.sprint = Some(Sprint { point: sprint, since_ns: now_ns });
-            self.sprint_debt_ns += SPRINT_DEBT_NS;
+            self.sprint_debt_ns = self.sprint_debt_ns.saturating_add(SPRINT_DEBT_NS);
+            self.settled_ns = None;
             return sprint;
-        }
-        if self.failing(seen, point, scale) {
-            return self.give_up(now_ns, point, scale);
         }
         let held = now_ns.saturating_sub(self.since_ns) >= self.dwell_ns;
         let due = now_ns.saturating_sub(self.reviewed_ns) >= REVIEW_NS;
@@ -404,24 +425,32 @@ impl TandemTuner {
         service_us.saturating_mul(self.arrivals.count).saturating_mul(1000) / window_us
     }
 
-    /// The predicted 95th percentile of latency there. Waits are carried over from the present point as
-    /// they grow in an M/G/1 queue: with `busy / (1 - busy)` and with the service time.
-    fn latency(&self, p: Point, now: Point, wait_ns: u64, (median, p95): (u64, u64)) -> u64 {
+    /// The predicted 95th percentile of latency there. Waits are carried over from the present point:
+    /// with the service time and `1 / (1 - busy)` where inferences arrive together and wait for one
+    /// another, and with the chance to find the server busy as well where they arrive singly (M/G/1).
+    fn latency(&self, p: Point, now: Point, (wait_ns, together): (u64, bool), scale: (u64, u64)) -> u64 {
         let weight_us = |p: Point| {
-            let busy = self.busy(p, median).min(950);
-            (self.model.service(p.subnet, p.opp, median) / 1000).saturating_mul(busy) / (1000 - busy)
+            let busy = self.busy(p, scale.0).min(950);
+            let chance = if together { 1000 } else { busy };
+            (self.model.service(p.subnet, p.opp, scale.0) / 1000).saturating_mul(chance) / (1000 - busy)
         };
         let wait_us = (wait_ns / 1000).saturating_mul(weight_us(p)) / weight_us(now).max(1);
-        self.model.service(p.subnet, p.opp, p95).saturating_add(wait_us.saturating_mul(1000))
+        self.model.service(p.subnet, p.opp, scale.1).saturating_add(wait_us.saturating_mul(1000))
     }
 
     /// The lowest OPP at which `subnet` holds `margin` thousandths of the target.
     fn lowest(&self, subnet: u16, now_ns: u64, now: Point, scale: (u64, u64), margin: u64) -> Option<u16> {
-        let wait_ns = self.window.wait(now_ns, self.generation);
+        let some = self.model.service(now.subnet, now.opp, scale.0) / 16;
+        let (wait_ns, waited) = match self.busy(now, scale.0) {
+            // Overloaded: the wait only tells for how long.
+            1000.. => (0, 0),
+            _ => self.window.waits(now_ns, self.generation, some),
+        };
+        let waits = (wait_ns, waited > self.busy(now, scale.0).saturating_mul(2));
         let holds = |opp: u16| {
             let p = Point { subnet, opp };
             let in_time = self.target.latency_ns.is_none_or(|target| {
-                self.latency(p, now, wait_ns, scale) <= (target / 1000).saturating_mul(margin)
+                self.latency(p, now, waits, scale) <= (target / 1000).saturating_mul(margin)
             });
             in_time && self.busy(p, scale.0) <= BUSY_MAX
         };
@@ -455,12 +484,17 @@ impl TandemTuner {
     /// Leaves a point that fails for one that should hold.
     fn give_up(&mut self, now_ns: u64, point: Point, scale: Option<(u64, u64)>) -> Point {
         let cheapest = Point { subnet: self.order.last().copied().unwrap_or(0), opp: self.range.hi };
-        self.trial = None;
+        if let Some(trial) = self.trial.take() {
+            // The move itself is the likeliest cause: back to what worked, without what it seemed to show.
+            self.failures.record(point.subnet, point.opp, now_ns, self.since_ns, trial.scale_ns);
+            self.window.drop_generation(self.generation);
+            let opp = trial.from.opp.clamp(self.range.lo, self.range.hi);
+            return self.go(now_ns, Point { opp, ..trial.from });
+        }
         if point == cheapest {
-            // Nowhere to go. Another generation, so that what is late now is not counted again.
+            // Nowhere to go; and what is late now is not counted again.
             self.infeasible = true;
-            self.generation = self.generation.wrapping_add(1);
-            return point;
+            return self.go(now_ns, point);
         }
         self.failures.record(
             point.subnet,
@@ -494,6 +528,9 @@ impl TandemTuner {
     fn go(&mut self, now_ns: u64, to: Point) -> Point {
         self.point = Some(to);
         self.since_ns = now_ns;
+        self.settled_ns = None;
+        self.sprint = None;
+        self.sprint_debt_ns = 0;
         self.generation = self.generation.wrapping_add(1);
         to
     }

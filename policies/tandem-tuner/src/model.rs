@@ -25,6 +25,8 @@ struct Cost {
     macs: u64,
     /// Thousandths.
     correction: u64,
+    /// Corrected once: what was only its MACs' word is now its own.
+    known: bool,
 }
 
 /// See the module's text.
@@ -45,6 +47,7 @@ impl Model {
         let costs = app.subnets.iter().map(|s| Cost {
             macs: u64::try_from(share(s.macs)).unwrap_or(ONE).clamp(1, ONE),
             correction: 1000,
+            known: false,
         });
         let mut model = Self { costs: costs.collect(), inverse: vec![], insensitive: 0 };
         model.granted(domain);
@@ -88,13 +91,16 @@ impl Model {
         (scale_ns >> 10).saturating_mul(self.factor(subnet, opp)) >> 10
     }
 
-    /// After a free move to `subnet` the scale seemed to change from `before` to `after`: half of it is
-    /// held to be the sub-network's. Answers by what to divide the samples since (`mul`, `div`).
+    /// After a free move to `subnet` the scale seemed to change from `before` to `after`: all of it, and
+    /// from the second time on half of it, is held to be the sub-network's. Answers by what to divide the samples since (`mul`, `div`).
     pub fn correct_subnet(&mut self, subnet: u16, before: u64, after: u64) -> (u64, u64) {
         let Some(cost) = self.costs.get_mut(usize::from(subnet)) else { return (1, 1) };
         let old = cost.correction;
         let full = old.saturating_mul(after) / before.max(1);
-        cost.correction = ((old + full.min(4000)) / 2).clamp(*CORRECTION.start(), *CORRECTION.end());
+        let full = full.min(4000);
+        let mixed = if cost.known { (old + full) / 2 } else { full };
+        cost.known = true;
+        cost.correction = mixed.clamp(*CORRECTION.start(), *CORRECTION.end());
         (old, cost.correction)
     }
 
@@ -180,6 +186,7 @@ mod tests {
         for _ in 0..40 {
             m.fade(1);
         }
-        assert_eq!((m.costs[0].correction, m.costs[1].correction), (1000, 1500));
+        assert!(m.costs[0].correction <= 1010, "{:?}", m.costs);
+        assert_eq!(m.costs[1].correction, 2000);
     }
 }

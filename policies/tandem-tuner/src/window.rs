@@ -5,6 +5,10 @@ pub const KEPT: usize = 64;
 /// An inference older than this counts only while there are fewer than [`ENOUGH`] newer ones.
 const AGE_NS: u64 = 4_000_000_000;
 const ENOUGH: usize = 20;
+/// So many in a row above nearly all others: conditions are worse.
+const WORSE: usize = 3;
+/// So many in a row clearly below the others: conditions are better.
+const BETTER: usize = 8;
 
 /// One finished inference.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +21,9 @@ pub struct Sample {
     pub scale_ns: u64,
     /// Its wait before service, ns.
     pub wait_ns: u64,
-    /// It missed the target.
+    /// It arrived with no older backlog before it: its wait tells of this choice.
+    pub fair: bool,
+    /// It missed the target, fairly.
     pub late: bool,
     /// Its service alone missed the target: no backlog is to blame.
     pub slow: bool,
@@ -34,8 +40,15 @@ pub struct Window {
 impl Window {
     /// Nothing yet.
     pub const fn new() -> Self {
-        const NONE: Sample =
-            Sample { at_ns: 0, generation: 0, scale_ns: 0, wait_ns: 0, late: false, slow: false };
+        const NONE: Sample = Sample {
+            at_ns: 0,
+            generation: 0,
+            scale_ns: 0,
+            wait_ns: 0,
+            fair: false,
+            late: false,
+            slow: false,
+        };
         Self { ring: [NONE; KEPT], next: 0, len: 0 }
     }
 
@@ -44,6 +57,7 @@ impl Window {
         self.ring[self.next] = sample;
         self.next = (self.next + 1) % KEPT;
         self.len = (self.len + 1).min(KEPT);
+        self.forget_if_changed();
     }
 
     /// Newest first.
@@ -59,14 +73,54 @@ impl Window {
             .map(|(_, s)| s)
     }
 
+    /// Newest first, of this generation only.
+    fn of(&self, generation: u32) -> impl Iterator<Item = &Sample> {
+        self.newest().filter(move |s| s.generation == generation)
+    }
+
     /// How many of this generation there are.
     pub fn count(&self, generation: u32) -> usize {
-        self.newest().take_while(|s| s.generation == generation).count()
+        self.of(generation).count()
     }
 
     /// Of the newest `of` of this generation, how many are as `which` says.
     pub fn among(&self, of: usize, generation: u32, which: impl Fn(&Sample) -> bool) -> usize {
-        self.newest().take_while(|s| s.generation == generation).take(of).filter(|s| which(s)).count()
+        self.of(generation).take(of).filter(|s| which(s)).count()
+    }
+
+    /// Forgets all but the newest when they show that conditions changed: [`WORSE`] in a row above
+    /// nearly all before them, or [`BETTER`] in a row clearly below the median of those.
+    fn forget_if_changed(&mut self) {
+        let mut buffer = [0; KEPT];
+        for (n, worse) in [(WORSE, true), (BETTER, false)] {
+            let before = sort_into(&mut buffer, self.newest().skip(n).map(|s| s.scale_ns));
+            if before.len() < WORSE {
+                continue;
+            }
+            let (median, p95) = (percentile(before, 50).unwrap_or(0), percentile(before, 95).unwrap_or(0));
+            let changed = self.newest().take(n).all(|s| {
+                if worse {
+                    s.scale_ns > p95.saturating_add(p95 / 8)
+                } else {
+                    s.scale_ns < median - median / 5
+                }
+            });
+            if changed {
+                self.len = n;
+                return;
+            }
+        }
+    }
+
+    /// Drops what ran under that generation.
+    pub fn drop_generation(&mut self, generation: u32) {
+        let before = std::mem::replace(self, Self::new());
+        for back in (1..=before.len).rev() {
+            let sample = before.ring[(before.next + KEPT - back) % KEPT];
+            if sample.generation != generation {
+                self.push(sample);
+            }
+        }
     }
 
     /// Median and 95th percentile of the scale. `None` without samples.
@@ -76,18 +130,22 @@ impl Window {
         Some((percentile(sorted, 50)?, percentile(sorted, 95)?))
     }
 
-    /// 95th percentile of the waits of this generation, 0 without samples.
-    pub fn wait(&self, now_ns: u64, generation: u32) -> u64 {
+    /// 95th percentile of the waits of this generation, and the share of its inferences, in
+    /// thousandths, that waited longer than `longer_ns`. 0 without samples.
+    pub fn waits(&self, now_ns: u64, generation: u32, longer_ns: u64) -> (u64, u64) {
         let mut buffer = [0; KEPT];
-        let of_this = self.recent(now_ns).take_while(|s| s.generation == generation);
-        percentile(sort_into(&mut buffer, of_this.map(|s| s.wait_ns)), 95).unwrap_or(0)
+        let waits = self.recent(now_ns).filter(|s| s.generation == generation && s.fair).map(|s| s.wait_ns);
+        let sorted = sort_into(&mut buffer, waits);
+        let waited = sorted.iter().filter(|w| **w > longer_ns).count() as u64;
+        let share = waited * 1000 / (sorted.len() as u64).max(1);
+        (percentile(sorted, 95).unwrap_or(0), share)
     }
 
-    /// Median scale of this generation, or of all others that are recent.
-    pub fn median_of(&self, now_ns: u64, generation: u32, of_it: bool) -> Option<u64> {
+    /// Median scale of this generation.
+    pub fn median_of(&self, now_ns: u64, generation: u32) -> Option<u64> {
         let mut buffer = [0; KEPT];
-        let wanted = self.recent(now_ns).filter(|s| (s.generation == generation) == of_it);
-        percentile(sort_into(&mut buffer, wanted.map(|s| s.scale_ns)), 50)
+        let of_it = self.recent(now_ns).filter(|s| s.generation == generation);
+        percentile(sort_into(&mut buffer, of_it.map(|s| s.scale_ns)), 50)
     }
 
     /// Multiplies the scales of this generation: its conversion has been corrected.
@@ -153,16 +211,37 @@ mod tests {
         let late = AGE_NS + 1;
         assert_eq!(w.recent(late).count(), ENOUGH);
         for _ in 0..ENOUGH {
-            w.push(Sample { at_ns: late, ..sample(20) });
+            w.push(Sample { at_ns: late, ..sample(9) });
         }
-        assert_eq!(w.scale(late), Some((20, 20)));
+        assert_eq!(w.scale(late), Some((9, 9)));
+    }
+
+    #[test]
+    fn three_worse_or_eight_better_in_a_row_are_a_change() {
+        let mut w = Window::new();
+        for _ in 0..40 {
+            w.push(sample(1000));
+        }
+        w.push(sample(2000));
+        w.push(sample(2000));
+        assert_eq!(w.scale(0), Some((1000, 1000)));
+        w.push(sample(2000));
+        assert_eq!(w.scale(0), Some((2000, 2000)));
+        for _ in 0..7 {
+            w.push(sample(1000));
+        }
+        assert_eq!(w.scale(0).unwrap().1, 2000);
+        for _ in 0..20 {
+            w.push(sample(1000));
+        }
+        assert_eq!(w.scale(0), Some((1000, 1000)));
     }
 
     #[test]
     fn the_ring_forgets_the_oldest() {
         let mut w = Window::new();
         for i in 0..(KEPT as u64 * 2) {
-            w.push(Sample { generation: u32::from(i >= KEPT as u64), ..sample(i) });
+            w.push(Sample { generation: u32::from(i >= KEPT as u64), ..sample(1000) });
         }
         assert_eq!((w.count(1), w.count(0)), (KEPT, 0));
     }
