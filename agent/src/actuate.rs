@@ -1,7 +1,7 @@
 //! Carrying out an admitted decision: one [`Actuator`] per way of setting something.
 //!
-//! [`Actuators::start`] saves what is there ([`saved`], on disk before the first write, under the lock of
-//! [`claim`]) and makes the machine settable; dropping it, or [`Actuators::restore`], puts all back.
+//! [`start`] saves what is there ([`saved`], on disk before the first write, under the lock of
+//! [`claim`]) and makes the machine settable; dropping the [`Door`], or [`Door::restore`], puts all back.
 //! Observing means: no `Actuators`.
 
 pub mod attr;
@@ -26,7 +26,9 @@ mod real;
 use crate::board::Board;
 use crate::envelope::Admitted;
 use crate::units::{AppSlot, DomainId, OppIndex};
-use claim::Claim;
+pub use claim::{Claim, restore_after_kill, restore_state};
+pub use cpu_share::Member;
+
 use cpu_share::CpuShare;
 use saved::RestoreError;
 use std::time::Duration;
@@ -115,50 +117,54 @@ impl Default for Options {
     }
 }
 
-/// Everything that acts on this machine.
+/// Everything that acts on the tick: the clocks and the shares.
 pub struct Actuators {
     clocks: Vec<Box<dyn Actuator>>,
     share: CpuShare,
-    /// Last: it puts everything back when the open files above are closed.
+}
+
+/// What is done off the tick: applications' processes are moved in and out, and all is put back at the end.
+#[derive(Debug)]
+pub struct Door {
+    own: cgroup::Own,
     claim: Claim,
 }
 
 impl std::fmt::Debug for Actuators {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let clocks: Vec<&str> = self.clocks.iter().map(|c| c.name()).collect();
-        f.debug_struct("Actuators")
-            .field("clocks", &clocks)
-            .field("claim", &self.claim)
-            .finish_non_exhaustive()
+        f.debug_struct("Actuators").field("clocks", &clocks).finish_non_exhaustive()
     }
 }
 
-impl Actuators {
-    /// Saves, then makes every domain of the board settable. The notes say what the operator should know.
-    /// On an error all is put back as it was.
-    pub fn start(
-        board: &Board,
-        mut claim: Claim,
-        options: &Options,
-    ) -> Result<(Self, Vec<String>), ActuateError> {
-        let mut notes = vec![];
-        let own = cgroup::Own::make(&mut claim, &options.group)?;
-        let mut clocks: Vec<Box<dyn Actuator>> = vec![];
-        if let Some(cpufreq) = cpufreq::Cpufreq::start(board, &mut claim, options, &mut notes)? {
-            clocks.push(Box::new(cpufreq));
-        }
-        if let Some(devfreq) = devfreq::Devfreq::start(board, &mut claim, options, &mut notes)? {
-            clocks.push(Box::new(devfreq));
-        }
-        if let Some(bandwidth) = cpu_bandwidth::CpuBandwidth::start(board, claim.root(), &own)? {
-            clocks.push(Box::new(bandwidth));
-        }
-        let share = CpuShare::start(board, &claim, own, &mut notes)?;
-        Ok((Self { clocks, share, claim }, notes))
+/// Saves, then makes every domain of the board settable. The notes say what the operator should know. On an
+/// error all is put back as it was.
+pub fn start(
+    board: &Board,
+    mut claim: Claim,
+    options: &Options,
+) -> Result<(Door, Actuators, Vec<String>), ActuateError> {
+    let mut notes = vec![];
+    let own = cgroup::Own::make(&mut claim, &options.group)?;
+    let mut clocks: Vec<Box<dyn Actuator>> = vec![];
+    if let Some(cpufreq) = cpufreq::Cpufreq::start(board, &mut claim, options, &mut notes)? {
+        clocks.push(Box::new(cpufreq));
     }
+    if let Some(devfreq) = devfreq::Devfreq::start(board, &mut claim, options, &mut notes)? {
+        clocks.push(Box::new(devfreq));
+    }
+    if let Some(bandwidth) = cpu_bandwidth::CpuBandwidth::start(board, claim.root(), &own)? {
+        clocks.push(Box::new(bandwidth));
+    }
+    let share = CpuShare::start(board, &claim, &own, &mut notes)?;
+    Ok((Door { own, claim }, Actuators { clocks, share }, notes))
+}
 
-    /// Carries out one half of an order everywhere: tries all, returns the last error.
-    pub fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError> {
+impl Actuator for Actuators {
+    fn name(&self) -> &str {
+        "all"
+    }
+    fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError> {
         let mut last = Ok(());
         let all = self.clocks.iter_mut().map(|c| c.as_mut() as &mut dyn Actuator);
         for actuator in all.chain([&mut self.share as &mut dyn Actuator]) {
@@ -168,32 +174,35 @@ impl Actuators {
         }
         last
     }
-
-    /// The OPP last read back on that domain.
-    pub fn standing(&self, domain: DomainId) -> Option<OppIndex> {
+    fn standing(&self, domain: DomainId) -> Option<OppIndex> {
         self.clocks.iter().find_map(|c| c.standing(domain))
     }
+}
 
-    /// Takes an application in (not on the tick: it writes to the disk).
-    pub fn add_app(&mut self, slot: AppSlot, name: &str, tgid: i32) -> Result<(), ActuateError> {
-        self.share.add_app(&mut self.claim, slot, name, tgid)
+impl Actuators {
+    /// An application came, moved in by [`Door::join`].
+    pub fn admit(&mut self, member: Member) {
+        self.share.admit(member);
     }
-
-    /// Lets an application go; returns what could not be put back.
-    pub fn remove_app(&mut self, slot: AppSlot) -> Vec<RestoreError> {
-        self.share.remove_app(&mut self.claim, slot)
+    /// An application left.
+    pub fn remove(&mut self, slot: AppSlot) {
+        self.share.remove(slot);
     }
-
     /// The order of applications in the decisions to come.
     pub fn set_order(&mut self, slots: &[AppSlot]) {
         self.share.set_order(slots);
     }
+}
 
-    /// The saved settings on disk: a panic hook hands it to [`claim::restore_state`].
-    pub fn state_file(&self) -> &std::path::Path {
-        self.claim.state_file()
+impl Door {
+    /// Moves an application's process into a group of its own.
+    pub fn join(&mut self, slot: AppSlot, name: &str, tgid: i32) -> Result<Member, ActuateError> {
+        cpu_share::join(&mut self.claim, &self.own, slot, name, tgid)
     }
-
+    /// Puts it back where it was; returns what failed.
+    pub fn leave(&mut self, slot: AppSlot) -> Vec<RestoreError> {
+        cpu_share::leave(&mut self.claim, slot)
+    }
     /// Puts everything back; idempotent. Returns what failed.
     pub fn restore(&mut self) -> Vec<RestoreError> {
         self.claim.restore()

@@ -3,6 +3,7 @@
 //! Unknown keys are refused; all errors of a file are reported at once, each with its line and the rule.
 //! Relative paths are relative to the file.
 
+use crate::policy::wasm::PolicyFiles;
 use crate::policy::{Param, Slo};
 use crate::toml_errors::{BadToml, Problems, Section, read_text};
 use crate::units::{CentiPercent, Nanos};
@@ -34,19 +35,6 @@ pub struct Config {
     pub policies: BTreeMap<String, PolicyFiles>,
     /// Applications that may register.
     pub apps: Vec<AppConfig>,
-}
-
-/// Where a policy set comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyFiles {
-    /// The allocator component.
-    pub allocator: PathBuf,
-    /// The tuner component, one instance per application.
-    pub tuner: PathBuf,
-    /// For the allocator's `start`.
-    pub allocator_params: Vec<Param>,
-    /// For each tuner's `start`.
-    pub tuner_params: Vec<Param>,
 }
 
 /// An application that may register.
@@ -146,7 +134,8 @@ fn policies(root: &mut Section<'_>, base: &Path) -> BTreeMap<String, PolicyFiles
         let tuner_params = params(&mut set, "tuner-params");
         set.close();
         if let (Some(allocator), Some(tuner)) = (allocator, tuner) {
-            read.insert(name, PolicyFiles { allocator, tuner, allocator_params, tuner_params });
+            let files = PolicyFiles { name: name.clone(), allocator, tuner, allocator_params, tuner_params };
+            read.insert(name, files);
         }
     }
     read

@@ -11,7 +11,7 @@ mod report;
 mod stage;
 
 use anyhow::Context as _;
-use report::{Report, Row};
+use report::Report;
 use stage::Stage;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Time comes in as an argument, so tests own the clock. After start-up a step allocates nothing, takes no
 //! lock and, while nothing has to be written, makes no system call but reading the clock.
 
-use crate::actuate::Actuator;
+use crate::actuate::{Actuator, Actuators, Member};
 use crate::envelope::{Admitted, Envelope};
 use crate::policy::slot::PolicySlot;
 use crate::policy::{Decision, Slo};
@@ -11,7 +11,7 @@ use crate::runners::gate::Gate;
 use crate::runners::{Change, Runner, Runners};
 use crate::sense::Sense;
 use crate::snapshot::Snapshot;
-use crate::transaction::{self, Transaction};
+use crate::transaction::Transaction;
 use crate::units::{AppSlot, DomainId, Nanos};
 
 /// The loop's parts and buffers.
@@ -22,7 +22,7 @@ pub struct Governor {
     policy: PolicySlot,
     envelope: Envelope,
     /// `None`: observe only, nothing is written and no runner is told anything.
-    actuators: Option<Vec<Box<dyn Actuator>>>,
+    actuators: Option<Actuators>,
     transaction: Transaction,
     seen: Snapshot,
     wish: Decision,
@@ -46,7 +46,7 @@ impl Governor {
         sense: Sense,
         policy: PolicySlot,
         envelope: Envelope,
-        actuators: Option<Vec<Box<dyn Actuator>>>,
+        actuators: Option<Actuators>,
         domains: usize,
         valid: Nanos,
     ) -> Self {
@@ -100,7 +100,7 @@ impl Governor {
     fn note_opps(&mut self) {
         let Some(actuators) = &self.actuators else { return };
         for (d, sample) in (0u16..).zip(&mut self.seen.domains) {
-            sample.opp = sample.opp.or_else(|| transaction::opp(actuators, DomainId(d)));
+            sample.opp = sample.opp.or_else(|| actuators.standing(DomainId(d)));
         }
     }
 
@@ -121,7 +121,7 @@ impl Governor {
     /// Takes in who came, who left and who wants something else; between two ticks.
     pub fn change(&mut self, change: Change) {
         match change {
-            Change::Came(runner) => self.came(runner),
+            Change::Came(runner, member) => self.came(runner, member),
             Change::Left(slot) => self.left(slot),
             Change::Target(slot, target) => {
                 self.set_target(slot, target);
@@ -129,11 +129,14 @@ impl Governor {
         }
     }
 
-    fn came(&mut self, runner: Box<Runner>) {
+    fn came(&mut self, runner: Box<Runner>, member: Option<Member>) {
         let slot = runner.app.slot;
-        self.sense.add_app(slot, runner.pid);
-        if let Some(bound) = runner.runq_bound {
-            self.sense.set_runq_bound(slot, bound);
+        if let Err(e) = self.sense.add_app(slot, runner.pid) {
+            tracing::warn!(error = %e, "the application's CPU time is not seen");
+        }
+        self.sense.set_runq_bound(slot, runner.runq_bound);
+        if let (Some(actuators), Some(member)) = (&mut self.actuators, member) {
+            actuators.admit(member);
         }
         self.transaction.forget(slot);
         self.runners.insert(runner);
@@ -141,29 +144,34 @@ impl Governor {
     }
 
     fn left(&mut self, slot: AppSlot) {
-        if self.runners.remove(slot).is_some() {
-            self.sense.remove_app(slot);
-            self.transaction.forget(slot);
-            self.tell_present();
+        if self.runners.remove(slot).is_none() {
+            return;
         }
+        if let Err(e) = self.sense.remove_app(slot) {
+            tracing::warn!(error = %e, "the application's process is still counted as its own");
+        }
+        if let Some(actuators) = &mut self.actuators {
+            actuators.remove(slot);
+        }
+        self.transaction.forget(slot);
+        self.tell_present();
     }
 
     fn tell_present(&mut self) {
         let apps = self.runners.apps();
-        for actuator in self.actuators.iter_mut().flatten() {
-            actuator.present(&apps);
+        if let Some(actuators) = &mut self.actuators {
+            let order: Vec<AppSlot> = apps.iter().map(|a| a.slot).collect();
+            actuators.set_order(&order);
         }
         self.policy.apps(&apps);
     }
 
     /// A runner that broke the rules: it is gone for the loop, and its connection is closed.
-    pub fn drop_runner(&mut self, slot: AppSlot, why: &str, gate: Option<&Gate>) {
+    pub fn drop_runner(&mut self, slot: AppSlot, why: &str, gate: &Gate) {
         let name = self.runners.get(slot).map_or("?", |r| r.app.name.as_str());
         tracing::warn!(name, slot = slot.0, why, "runner dropped");
         self.left(slot);
-        if let Some(gate) = gate {
-            gate.drop_runner(slot);
-        }
+        gate.drop_runner(slot);
     }
 
     /// Another target for an application; false if it is not there.

@@ -145,11 +145,11 @@ fn carry_out(what: What) -> anyhow::Result<()> {
         What::App(AppCommand::Set { agent, name, targets }) => app_set(&agent, name, &targets),
         What::Policy(command) => policies(command),
         What::Board(BoardCommand::Probe) => {
-            print!("{}", board::probe::probe_machine()?);
+            print!("{}", board::probe::probe(std::path::Path::new("/"))?);
             Ok(())
         }
         What::Board(BoardCommand::Show { board }) => {
-            print!("{}", board::find(&board)?);
+            show_board(&board::Board::find(&board)?);
             Ok(())
         }
         What::Restore { agent } => run::restore(&agent.run_dir),
@@ -163,6 +163,17 @@ fn carry_out(what: What) -> anyhow::Result<()> {
             let threads: Vec<_> = (0..threads).map(|_| std::thread::spawn(spin)).collect();
             threads.into_iter().for_each(|t| drop(t.join()));
             Ok(())
+        }
+    }
+}
+
+fn show_board(board: &board::Board) {
+    println!("{}", board.name);
+    for d in &board.domains {
+        println!("  {}: {:?}, CPUs {:?}, {} OPPs", d.name, d.kind, d.cpus, d.opps.len());
+        for (i, o) in d.opps.iter().enumerate() {
+            let power = o.power.map_or_else(|| "-".into(), |p| p.0.to_string());
+            println!("    {i:2}  {:>10}  {power:>6} mW", o.freq.to_string());
         }
     }
 }

@@ -73,9 +73,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if repaired > 0 {
         tracing::warn!(entries = repaired, "put back what an agent that was killed had left");
     }
-    let board = if config.board == "auto" { board::probe::probed()? } else { board::find(&config.board)? };
+    let board = board(&config.board)?;
     let use_bpf = if options.no_bpf { UseBpf::Never } else { UseBpf::Auto };
-    let (sense, lost) = Sense::open(&board, &SenseOptions { use_bpf, ..SenseOptions::default() })?;
+    let (sense, lost) = Sense::open(&board, &SenseOptions { use_bpf, ..SenseOptions::default() });
     for l in &lost {
         tracing::warn!(what = %l.what, why = %l.why, "sensing is less than full");
     }
@@ -85,7 +85,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let slot = PolicySlot::new(context, Some(engine.clone())).context("start the policy loader")?;
     let sources = Sources::new(&config, &engine);
     // A set that cannot be used refuses the start, before anything is written.
-    sources.check(&config.policy)?;
+    let files = config.policies.get(&config.policy).context("checked at load")?;
+    sources.check(files)?;
 
     // From here on the machine is changed; whatever happens, it is put back.
     let (door, actuators, notes) = if options.observe {
@@ -122,7 +123,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     };
     tracing::info!(
         board = %agent.board.name,
-        sensing = agent.governor.sense().source(),
+        bpf = agent.governor.sense().by_bpf(),
         scheduling = %agent.scheduling,
         observe = options.observe,
         "running"
@@ -148,6 +149,15 @@ pub fn restore(run_dir: &Path) -> anyhow::Result<()> {
     let entries = actuate::restore_after_kill(Path::new("/"), run_dir)?;
     println!("{entries} entries put back");
     Ok(())
+}
+
+/// `auto`: what this machine has; else a shipped board's name, or a file.
+fn board(name: &str) -> anyhow::Result<Board> {
+    if name != "auto" {
+        return Ok(Board::find(name)?);
+    }
+    let text = board::probe::probe(Path::new("/"))?;
+    Ok(Board::parse("probed board", &text)?)
 }
 
 fn block_signals() -> anyhow::Result<SignalFd> {
@@ -305,15 +315,10 @@ impl Agent {
     }
 
     fn wait(&self, timer: &TimerFd, signals: &SignalFd, notify: &EventFd) -> anyhow::Result<()> {
-        let events = self.governor.sense().events_fd();
-        let fds = [Some(timer.as_fd()), Some(signals.as_fd()), Some(notify.as_fd()), events];
-        let mut set = [PollFd::new(timer.as_fd(), PollFlags::POLLIN); 4];
-        let mut count = 0;
-        for fd in fds.into_iter().flatten() {
-            set[count] = PollFd::new(fd, PollFlags::POLLIN);
-            count += 1;
-        }
-        match poll(&mut set[..count], PollTimeout::NONE) {
+        // Without eBPF there are no rare events: the timer stands in for them.
+        let events = self.governor.sense().events_fd().unwrap_or(timer.as_fd());
+        let fds = [timer.as_fd(), signals.as_fd(), notify.as_fd(), events];
+        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(e) => Err(e).context("wait for the next tick"),
         }

@@ -6,14 +6,15 @@
 
 pub mod gate;
 
+use crate::actuate::Member;
 use crate::policy::{App, Slo};
 use crate::snapshot::{AppSample, DONE_KEPT, Done, Snapshot};
 use crate::transaction::Present;
 use crate::units::{AppSlot, Nanos, SubnetIndex};
 use channel::MAX_RUNNERS;
-use channel::ends::AgentEnd;
+use channel::AgentEnd;
 use channel::msg::{DecisionMsg, FeedbackMsg};
-use channel::totals::Totals;
+use channel::Totals;
 
 /// Latencies kept for the percentiles of `tandem status`.
 const WINDOW: usize = 64;
@@ -50,8 +51,9 @@ pub struct Ledger {
 /// Who came, who left, who wants something else; from the gate to the loop.
 #[derive(Debug)]
 pub enum Change {
-    /// Welcomed, its regions are mapped on both sides.
-    Came(Box<Runner>),
+    /// Welcomed: its regions are mapped on both sides, and its process is in a group of its own unless the
+    /// agent observes.
+    Came(Box<Runner>, Option<Member>),
     /// Its connection ended.
     Left(AppSlot),
     /// It asked for another target itself.

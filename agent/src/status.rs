@@ -207,7 +207,7 @@ pub fn of(parts: &Parts<'_>) -> Status {
         observe: governor.observes(),
         scheduling: parts.scheduling.to_owned(),
         ticks,
-        sensing: governor.sense().source().to_owned(),
+        sensing: if governor.sense().by_bpf() { "eBPF".into() } else { "/proc".into() },
         lost: parts.lost.to_vec(),
         policy: PolicyStatus {
             set: policy.set_aside.clone().unwrap_or_else(|| policy.serving.clone()),

@@ -10,7 +10,7 @@
 use crate::actuate::{ActuateError, Actuator, Half};
 use crate::envelope::{Admitted, Clamp, Reason};
 use crate::policy::{AppChoice, Grant};
-use crate::units::{AppSlot, DomainId, Nanos, OppIndex};
+use crate::units::{AppSlot, DomainId, Nanos};
 use channel::MAX_RUNNERS;
 use channel::msg::DecisionMsg;
 
@@ -75,13 +75,13 @@ impl Transaction {
         now: Nanos,
         order: &mut Admitted,
         present: &[Present],
-        actuators: &mut [Box<dyn Actuator>],
+        actuator: &mut dyn Actuator,
         mut publish: impl FnMut(usize, &DecisionMsg),
         mut clock: impl FnMut() -> Nanos,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        each(actuators, order, Half::Raise, &mut outcome);
-        self.note_unreached(order, actuators);
+        outcome.error = actuator.apply(order, Half::Raise).err();
+        self.note_unreached(order, actuator);
         self.publish(now, order, present, &mut publish);
         outcome.published = clock();
 
@@ -90,7 +90,7 @@ impl Transaction {
             told[usize::from(p.slot.0)].is_none_or(|t| p.taken >= t.since || now.since(t.at) >= self.valid)
         };
         for (d, falling) in (0u16..).zip(&mut self.falling) {
-            let (asked, is) = (order.opp(DomainId(d)), opp(actuators, DomainId(d)));
+            let (asked, is) = (order.opp(DomainId(d)), actuator.standing(DomainId(d)));
             *falling = match (asked, is) {
                 (Some(asked), Some(is)) if asked < is => falling.or(Some(now)),
                 _ => None,
@@ -113,14 +113,16 @@ impl Transaction {
             |i| i < present.len() && seq_taken(told, i),
         );
         outcome.waiting = waiting;
-        each(actuators, &self.part, Half::Lower, &mut outcome);
+        if let Err(e) = actuator.apply(&self.part, Half::Lower) {
+            outcome.error = Some(e);
+        }
         outcome
     }
 
-    fn note_unreached(&self, order: &mut Admitted, actuators: &[Box<dyn Actuator>]) {
+    fn note_unreached(&self, order: &mut Admitted, actuator: &dyn Actuator) {
         for d in 0..self.falling.len() {
             let domain = DomainId(u16::try_from(d).expect("checked at load: at most 16 domains"));
-            if let (Some(asked), Some(got)) = (order.opp(domain), opp(actuators, domain))
+            if let (Some(asked), Some(got)) = (order.opp(domain), actuator.standing(domain))
                 && got < asked
             {
                 order.note(Clamp { domain, reason: Reason::NotReached, asked, got });
@@ -165,19 +167,6 @@ impl Transaction {
     }
 }
 
-fn each(actuators: &mut [Box<dyn Actuator>], order: &Admitted, half: Half, outcome: &mut Outcome) {
-    for a in actuators {
-        if let Err(e) = a.apply(order, half) {
-            outcome.error = Some(e);
-        }
-    }
-}
-
-/// The OPP a domain is at, as its actuator last wrote and read it.
-pub fn opp(actuators: &[Box<dyn Actuator>], domain: DomainId) -> Option<OppIndex> {
-    actuators.iter().find_map(|a| a.opp(domain))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +174,7 @@ mod tests {
     use crate::envelope::Envelope;
     use crate::policy::{Decision, Slo};
     use crate::snapshot::Snapshot;
-    use crate::units::{Freq, FreqUnit, SubnetIndex};
+    use crate::units::{Freq, FreqUnit, OppIndex, SubnetIndex};
 
     /// A clock that a cap may hold down or that may refuse to move.
     #[derive(Debug)]
@@ -198,7 +187,7 @@ mod tests {
         fn name(&self) -> &str {
             "fake"
         }
-        fn opp(&self, _: DomainId) -> Option<OppIndex> {
+        fn standing(&self, _: DomainId) -> Option<OppIndex> {
             Some(self.at)
         }
         fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError> {
@@ -222,7 +211,7 @@ mod tests {
 
     struct Bench {
         t: Transaction,
-        clock: Vec<Box<dyn Actuator>>,
+        clock: FakeClock,
         envelope: Envelope,
         taken: u64,
     }
@@ -230,7 +219,7 @@ mod tests {
         fn new(at: u16, cap: u16, refuses: bool) -> Self {
             Self {
                 t: Transaction::new(1, Nanos::from_ms(1000)),
-                clock: vec![Box::new(FakeClock { at: OppIndex(at), cap: OppIndex(cap), refuses })],
+                clock: FakeClock { at: OppIndex(at), cap: OppIndex(cap), refuses },
                 envelope: Envelope::new(&board(), &[]),
                 taken: 0,
             }
@@ -246,7 +235,7 @@ mod tests {
             let present = [Present { slot: AppSlot(0), taken: self.taken }];
             let mut told = None;
             let o = self.t.carry_out(now, &mut order, &present, &mut self.clock, |_, m| told = Some(m.subnet), || now);
-            (opp(&self.clock, DomainId(0)).expect("fake").0, told, o.waiting)
+            (self.clock.at.0, told, o.waiting)
         }
     }
 
@@ -302,12 +291,11 @@ mod tests {
         let mut told = vec![];
         let mut order = Admitted::default();
         b.envelope.admit(&Snapshot::default(), &Decision { seq: 2, opps: vec![None], apps: vec![None] }, &mut order);
-        let mut clock = std::mem::take(&mut b.clock);
-        b.t.carry_out(Nanos::from_ms(10), &mut order, &present, &mut clock, |_, m| told.push((m.seq, m.subnet, m.valid_until_ns)), || Nanos(0));
+        b.t.carry_out(Nanos::from_ms(10), &mut order, &present, &mut b.clock, |_, m| told.push((m.seq, m.subnet, m.valid_until_ns)), || Nanos(0));
         assert_eq!(told, vec![(2, 1, 1_010_000_000)]);
         b.t.forget(AppSlot(0));
         told.clear();
-        b.t.carry_out(Nanos::from_ms(20), &mut order, &present, &mut clock, |_, m| told.push((m.seq, m.subnet, 0)), || Nanos(0));
+        b.t.carry_out(Nanos::from_ms(20), &mut order, &present, &mut b.clock, |_, m| told.push((m.seq, m.subnet, 0)), || Nanos(0));
         assert!(told.is_empty());
     }
 }

@@ -31,7 +31,6 @@ const MAX_WEIGHT: u32 = 10_000;
 #[derive(Debug)]
 pub struct CpuShare {
     root: PathBuf,
-    own: Own,
     /// Of our own group.
     weight: Option<Weight>,
     /// Of each domain; empty for a device, which restricts nothing.
@@ -46,8 +45,9 @@ pub struct CpuShare {
     line: String,
 }
 
+/// An application whose process has been moved into its own group.
 #[derive(Debug)]
-struct Member {
+pub struct Member {
     slot: AppSlot,
     tgid: i32,
     weight: Option<Weight>,
@@ -69,7 +69,7 @@ impl CpuShare {
     pub fn start(
         board: &Board,
         claim: &Claim,
-        own: Own,
+        own: &Own,
         notes: &mut Vec<String>,
     ) -> Result<Self, ActuateError> {
         if own.with("cpu").is_none() {
@@ -82,7 +82,6 @@ impl CpuShare {
         let domain_cpus: Vec<Vec<u32>> = board.domains.iter().map(|d| d.cpus.clone()).collect();
         Ok(Self {
             root: claim.root().into(),
-            own,
             weight,
             next: vec![0; domain_cpus.len()],
             wish: Vec::with_capacity(domain_cpus.iter().map(Vec::len).max().unwrap_or(0)),
@@ -93,72 +92,16 @@ impl CpuShare {
         })
     }
 
-    /// Takes an application in: saves where its process is, then moves it. `name` is for people.
-    pub fn add_app(
-        &mut self,
-        claim: &mut Claim,
-        slot: AppSlot,
-        name: &str,
-        tgid: i32,
-    ) -> Result<(), ActuateError> {
-        let gone = || read_error(&format!("/proc/{tgid}/stat"), std::io::ErrorKind::NotFound.into());
-        let started = process::start_time(&self.root, tgid).ok_or_else(gone)?;
-        let clean: String =
-            name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(40).collect();
-        let dir = |g: &OwnGroup| format!("{}/{}-{clean}", g.dir, slot.0);
-        let mut steps = vec![];
-        for g in &self.own.groups {
-            let to = g.hierarchy.group_of(&self.root, tgid, g.controllers[0])?;
-            steps.push(Step::Move { tgid, started, to });
-        }
-        steps.extend(self.own.groups.iter().map(|g| Step::RemoveCgroup { dir: dir(g) }));
-        // Last: kernels before 6.2 forget a thread's own affinity when its cpuset changes.
-        steps.push(Step::Affinity { tgid, started, threads: process::affinities(&self.root, tgid) });
-        claim.save(&key(slot), steps)?;
-        match self.move_in(slot, tgid, dir) {
-            Ok(member) => {
-                self.members.push(member);
-                let last = self.members.len() - 1;
-                self.order.push(Some(last));
-                Ok(())
-            }
-            Err(e) => {
-                drop(claim.release(&key(slot))); // what fails is kept for the end and told there
-                Err(e)
-            }
-        }
+    /// Takes a member in; it is last in the order.
+    pub fn admit(&mut self, member: Member) {
+        self.members.push(member);
+        self.order.push(Some(self.members.len() - 1));
     }
 
-    fn move_in(
-        &self,
-        slot: AppSlot,
-        tgid: i32,
-        dir: impl Fn(&OwnGroup) -> String,
-    ) -> Result<Member, ActuateError> {
-        let mut member = Member { slot, tgid, weight: None, cpuset: None, cpus: None };
-        for g in &self.own.groups {
-            let dir = dir(g);
-            make(&self.root, &dir)?;
-            if g.controllers.contains(&"cpuset") {
-                if g.hierarchy.version == Version::V1 {
-                    inherit_cpuset(&self.root, &g.dir, &dir)?;
-                }
-                member.cpuset = Some(Attr::open(&self.root, &format!("{dir}/cpuset.cpus"))?);
-            }
-            if g.controllers.contains(&"cpu") {
-                member.weight = Some(Weight::open(&self.root, g, &dir)?);
-            }
-            write_value(&self.root, &format!("{dir}/cgroup.procs"), &tgid.to_string())?;
-        }
-        Ok(member)
-    }
-
-    /// Lets an application go: its process, if it lives, goes back where it was. Returns what failed.
-    pub fn remove_app(&mut self, claim: &mut Claim, slot: AppSlot) -> Vec<super::saved::RestoreError> {
-        let Some(at) = self.members.iter().position(|m| m.slot == slot) else { return vec![] };
-        self.members.remove(at);
+    /// Lets a member go; what is to be put back is [`leave`]'s.
+    pub fn remove(&mut self, slot: AppSlot) {
+        self.members.retain(|m| m.slot != slot);
         self.order = (0..self.members.len()).map(Some).collect();
-        claim.release(&key(slot))
     }
 
     /// The order of applications in the decisions to come; until told, the order they were added in.
@@ -201,6 +144,65 @@ impl CpuShare {
         }
         last
     }
+}
+
+/// Saves where an application's process is, then moves it into a group of its own. `name` is for people.
+/// Not for the tick: it writes to the disk.
+pub fn join(
+    claim: &mut Claim,
+    own: &Own,
+    slot: AppSlot,
+    name: &str,
+    tgid: i32,
+) -> Result<Member, ActuateError> {
+    let root = claim.root().to_path_buf();
+    let gone = || read_error(&format!("/proc/{tgid}/stat"), std::io::ErrorKind::NotFound.into());
+    let started = process::start_time(&root, tgid).ok_or_else(gone)?;
+    let clean: String =
+        name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(40).collect();
+    let dir = |g: &OwnGroup| format!("{}/{}-{clean}", g.dir, slot.0);
+    let mut steps = vec![];
+    for g in &own.groups {
+        let to = g.hierarchy.group_of(&root, tgid, g.controllers[0])?;
+        steps.push(Step::Move { tgid, started, to });
+    }
+    steps.extend(own.groups.iter().map(|g| Step::RemoveCgroup { dir: dir(g) }));
+    // Last: kernels before 6.2 forget a thread's own affinity when its cpuset changes.
+    steps.push(Step::Affinity { tgid, started, threads: process::affinities(&root, tgid) });
+    claim.save(&key(slot), steps)?;
+    move_in(&root, own, slot, tgid, dir).inspect_err(|_| {
+        drop(claim.release(&key(slot))); // what fails is kept for the end and told there
+    })
+}
+
+fn move_in(
+    root: &Path,
+    own: &Own,
+    slot: AppSlot,
+    tgid: i32,
+    dir: impl Fn(&OwnGroup) -> String,
+) -> Result<Member, ActuateError> {
+    let mut member = Member { slot, tgid, weight: None, cpuset: None, cpus: None };
+    for g in &own.groups {
+        let dir = dir(g);
+        make(root, &dir)?;
+        if g.controllers.contains(&"cpuset") {
+            if g.hierarchy.version == Version::V1 {
+                inherit_cpuset(root, &g.dir, &dir)?;
+            }
+            member.cpuset = Some(Attr::open(root, &format!("{dir}/cpuset.cpus"))?);
+        }
+        if g.controllers.contains(&"cpu") {
+            member.weight = Some(Weight::open(root, g, &dir)?);
+        }
+        write_value(root, &format!("{dir}/cgroup.procs"), &tgid.to_string())?;
+    }
+    Ok(member)
+}
+
+/// An application is gone: its process, if it lives, goes back where it was. Returns what failed.
+pub fn leave(claim: &mut Claim, slot: AppSlot) -> Vec<super::saved::RestoreError> {
+    claim.release(&key(slot))
 }
 
 fn key(slot: AppSlot) -> String {

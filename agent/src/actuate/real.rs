@@ -5,7 +5,7 @@ use super::attr::{read_value, write_value};
 use super::cgroup::Own;
 use super::claim::{Claim, restore_after_kill};
 use super::cpu_bandwidth::CpuBandwidth;
-use super::cpu_share::CpuShare;
+use super::cpu_share::{CpuShare, join};
 use super::cpufreq::Cpufreq;
 use super::*;
 use crate::policy::{AppChoice, Grant, Slo};
@@ -97,10 +97,10 @@ fn a_quota_halves_a_busy_loop_and_goes_with_the_agent() {
     };
     let mut notes = vec![];
     let mut limit = CpuBandwidth::start(&board, Path::new(ROOT), &own).unwrap().unwrap();
-    let mut share = CpuShare::start(&board, &claim, own, &mut notes).unwrap();
+    let mut share = CpuShare::start(&board, &claim, &own, &mut notes).unwrap();
     let spinner = Spinner::start();
     let (groups, affinity) = (spinner.cgroups(), process::affinities(Path::new(ROOT), spinner.pid()));
-    share.add_app(&mut claim, AppSlot(0), "spin", spinner.pid()).unwrap();
+    join(&mut claim, &own, AppSlot(0), "spin", spinner.pid()).map(|m| share.admit(m)).unwrap();
     assert_ne!(spinner.cgroups(), groups);
     let grant = Grant { domain: DomainId(0), cores: 1, weight: 300, power: None, target: Slo::default() };
     let order = [Some((grant, AppChoice::default()))];
@@ -143,10 +143,10 @@ fn a_killed_agents_cgroups_are_removed_and_its_process_moved_back() {
     let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
     let own = Own::make(&mut claim, &format!("tandem-test-killed-{}", std::process::id())).unwrap();
     let dirs: Vec<String> = own.groups.iter().map(|g| g.dir.clone()).collect();
-    let mut share = CpuShare::start(&bandwidth_board(), &claim, own, &mut vec![]).unwrap();
+    let mut share = CpuShare::start(&bandwidth_board(), &claim, &own, &mut vec![]).unwrap();
     let spinner = Spinner::start();
     let groups = spinner.cgroups();
-    share.add_app(&mut claim, AppSlot(7), "spin", spinner.pid()).unwrap();
+    join(&mut claim, &own, AppSlot(7), "spin", spinner.pid()).map(|m| share.admit(m)).unwrap();
     assert!(dirs.iter().all(|d| Path::new(d).exists()));
     // What SIGKILL leaves behind is the file; the lock goes with the process.
     std::fs::copy(claim.state_file(), other.path().join("saved.json")).unwrap();

@@ -2,7 +2,7 @@
 
 use super::claim::{Claim, ClaimError, restore_after_kill, restore_state};
 use super::cpu_bandwidth::CpuBandwidth;
-use super::cpu_share::CpuShare;
+use super::cpu_share::{CpuShare, join, leave};
 use super::cpufreq::Cpufreq;
 use super::devfreq::Devfreq;
 use super::fake::FakeSysfs;
@@ -164,7 +164,7 @@ fn a_board_of_another_machine_is_refused_before_any_write() {
         fake.policy(0, "0 1", LITTLE, "schedutil", "userspace schedutil");
         let before = fake.all();
         let board = board(&little().replace(change.0, change.1));
-        let error = Actuators::start(&board, claim(&fake), &impatient()).unwrap_err().to_string();
+        let error = super::start(&board, claim(&fake), &impatient()).unwrap_err().to_string();
         assert!(error.contains(rule), "{error}");
         assert_eq!(fake.all(), before);
     }
@@ -177,7 +177,7 @@ fn nothing_is_written_when_saving_fails() {
     let before = fake.all();
     let claim = claim(&fake);
     fs::create_dir(fake.root().join("run/saved.new")).unwrap();
-    let error = Actuators::start(&board(&little()), claim, &impatient()).unwrap_err().to_string();
+    let error = super::start(&board(&little()), claim, &impatient()).unwrap_err().to_string();
     assert!(error.contains("saved.json: write"), "{error}");
     assert_eq!(fake.all(), before);
 }
@@ -236,12 +236,15 @@ fn a_held_limit_is_waited_for() {
     assert_eq!(fake.read(&max), "1400000");
 }
 
-fn with_groups(fake: &FakeSysfs, claim: &mut Claim) -> (CpuShare, Option<CpuBandwidth>, Vec<String>) {
+fn with_groups(
+    fake: &FakeSysfs,
+    claim: &mut Claim,
+) -> (cgroup::Own, CpuShare, Option<CpuBandwidth>, Vec<String>) {
     let board = board(&(bandwidth() + &little()));
     let own = cgroup::Own::make(claim, "tandem").unwrap();
     let mut notes = vec![];
     let limit = own.with("cpu").map(|_| CpuBandwidth::start(&board, fake.root(), &own).unwrap().unwrap());
-    (CpuShare::start(&board, claim, own, &mut notes).unwrap(), limit, notes)
+    (CpuShare::start(&board, claim, &own, &mut notes).unwrap(), limit, notes)
 }
 
 #[test]
@@ -250,7 +253,7 @@ fn v1_groups_hold_quota_shares_and_cpus() {
     fake.cgroup_v1().process(70, 7).process(71, 8);
     let before = fake.all();
     let mut claim = claim(&fake);
-    let (mut share, limit, notes) = with_groups(&fake, &mut claim);
+    let (own, mut share, limit, notes) = with_groups(&fake, &mut claim);
     let mut limit = limit.unwrap();
     assert!(notes.is_empty(), "{notes:?}");
     let (cpu, set) = ("/sys/fs/cgroup/cpu,cpuacct/tandem", "/sys/fs/cgroup/cpuset/tandem");
@@ -262,8 +265,8 @@ fn v1_groups_hold_quota_shares_and_cpus() {
     assert_eq!(limit.standing(DomainId(0)), Some(OppIndex(1)));
     assert_eq!(limit.standing(DomainId(1)), None);
 
-    share.add_app(&mut claim, AppSlot(3), "a", 70).unwrap();
-    share.add_app(&mut claim, AppSlot(1), "b/../x", 71).unwrap();
+    join(&mut claim, &own, AppSlot(3), "a", 70).map(|m| share.admit(m)).unwrap();
+    join(&mut claim, &own, AppSlot(1), "b/../x", 71).map(|m| share.admit(m)).unwrap();
     assert_eq!(fake.read(&format!("{cpu}/3-a/cgroup.procs")), "70");
     assert_eq!(fake.read(&format!("{set}/1-bx/cgroup.procs")), "71");
     share.set_order(&[AppSlot(1), AppSlot(3)]);
@@ -277,7 +280,8 @@ fn v1_groups_hold_quota_shares_and_cpus() {
     assert_eq!(fake.read(&format!("{set}/1-bx/cpuset.cpus")), "0");
     assert_eq!(fake.read(&format!("{set}/3-a/cpuset.cpus")), "1");
 
-    assert!(share.remove_app(&mut claim, AppSlot(3)).is_empty());
+    share.remove(AppSlot(3));
+    assert!(leave(&mut claim, AppSlot(3)).is_empty());
     assert!(!fake.all().keys().any(|k| k.contains("3-a")));
     share.set_order(&[AppSlot(1)]);
     share.set(&[grant(0, 0, 300)], Half::Raise).unwrap();
@@ -295,22 +299,22 @@ fn v2_groups_hold_max_weight_and_cpus() {
     let fake = FakeSysfs::new();
     fake.cgroup_v2().process(70, 7);
     let mut claim = claim(&fake);
-    let (mut share, limit, _) = with_groups(&fake, &mut claim);
+    let (own, mut share, limit, _) = with_groups(&fake, &mut claim);
     let mut limit = limit.unwrap();
-    let own = "/sys/fs/cgroup/tandem";
+    let dir = "/sys/fs/cgroup/tandem";
     limit.set(OppIndex(0), Half::Lower).unwrap();
-    assert_eq!(fake.read(&format!("{own}/cpu.max")), "4000 10000");
+    assert_eq!(fake.read(&format!("{dir}/cpu.max")), "4000 10000");
     limit.set(OppIndex(2), Half::Raise).unwrap();
-    assert_eq!(fake.read(&format!("{own}/cpu.max")), "max 10000");
-    share.add_app(&mut claim, AppSlot(0), "a", 70).unwrap();
+    assert_eq!(fake.read(&format!("{dir}/cpu.max")), "max 10000");
+    join(&mut claim, &own, AppSlot(0), "a", 70).map(|m| share.admit(m)).unwrap();
     share.set(&[grant(1, 0, 250)], Half::Raise).unwrap();
-    assert_eq!(fake.read(&format!("{own}/0-a/cpu.weight")), "250");
-    assert_eq!(fake.read(&format!("{own}/cpu.weight")), "250");
-    assert_eq!(fake.read(&format!("{own}/0-a/cpuset.cpus")), "0,1");
+    assert_eq!(fake.read(&format!("{dir}/0-a/cpu.weight")), "250");
+    assert_eq!(fake.read(&format!("{dir}/cpu.weight")), "250");
+    assert_eq!(fake.read(&format!("{dir}/0-a/cpuset.cpus")), "0,1");
     share.set(&[grant(1, 1, 250)], Half::Raise).unwrap();
-    assert_eq!(fake.read(&format!("{own}/0-a/cpuset.cpus")), "0,1", "fewer CPUs wait for the lowering half");
+    assert_eq!(fake.read(&format!("{dir}/0-a/cpuset.cpus")), "0,1", "fewer CPUs wait for the lowering half");
     share.set(&[grant(1, 1, 250)], Half::Lower).unwrap();
-    assert_eq!(fake.read(&format!("{own}/0-a/cpuset.cpus")), "0");
+    assert_eq!(fake.read(&format!("{dir}/0-a/cpuset.cpus")), "0");
     // The last switch written; a plain file keeps no list.
     assert_eq!(fake.read("/sys/fs/cgroup/cgroup.subtree_control"), "+cpuset");
     assert!(claim.restore().is_empty());
@@ -327,9 +331,9 @@ fn a_group_that_was_there_stays_with_its_values() {
     fake.file(&format!("{cpu}/cpu.cfs_quota_us"), "33000").file(&format!("{cpu}/cpu.cfs_period_us"), "50000");
     fake.file(&format!("{cpu}/cpu.shares"), "77").file(&format!("{cpu}/cgroup.procs"), "");
     let mut claim = claim(&fake);
-    let (mut share, limit, _) = with_groups(&fake, &mut claim);
+    let (own, mut share, limit, _) = with_groups(&fake, &mut claim);
     limit.unwrap().set(OppIndex(0), Half::Lower).unwrap();
-    share.add_app(&mut claim, AppSlot(0), "a", 70).unwrap();
+    join(&mut claim, &own, AppSlot(0), "a", 70).map(|m| share.admit(m)).unwrap();
     share.set(&[grant(1, 0, 900)], Half::Raise).unwrap();
     assert!(claim.restore().is_empty());
     let values = ["cfs_quota_us", "cfs_period_us", "shares"].map(|f| fake.read(&format!("{cpu}/cpu.{f}")));
@@ -342,10 +346,10 @@ fn a_process_that_ended_or_is_another_is_left_alone() {
     let fake = FakeSysfs::new();
     fake.cgroup_v1().process(70, 7);
     let mut claim = claim(&fake);
-    let (mut share, ..) = with_groups(&fake, &mut claim);
-    let error = share.add_app(&mut claim, AppSlot(2), "gone", 999).unwrap_err().to_string();
+    let (own, mut share, ..) = with_groups(&fake, &mut claim);
+    let error = join(&mut claim, &own, AppSlot(2), "gone", 999).map(|m| share.admit(m)).unwrap_err().to_string();
     assert!(error.contains("/proc/999/stat"), "{error}");
-    share.add_app(&mut claim, AppSlot(0), "a", 70).unwrap();
+    join(&mut claim, &own, AppSlot(0), "a", 70).map(|m| share.admit(m)).unwrap();
     fake.process(70, 8); // the number is used again
     fake.file("/sys/fs/cgroup/cpu,cpuacct/cgroup.procs", "").file("/sys/fs/cgroup/cpuset/cgroup.procs", "");
     // The kernel would have emptied these when the first process ended.
@@ -368,9 +372,9 @@ fn without_a_cpuset_threads_are_pinned_and_let_go() {
     let mut claim = claim(&fake);
     let own = cgroup::Own::make(&mut claim, "tandem").unwrap();
     let mut notes = vec![];
-    let mut share = CpuShare::start(&board, &claim, own, &mut notes).unwrap();
+    let mut share = CpuShare::start(&board, &claim, &own, &mut notes).unwrap();
     assert_eq!(notes.len(), 2, "{notes:?}");
-    share.add_app(&mut claim, AppSlot(0), "a", pid).unwrap();
+    join(&mut claim, &own, AppSlot(0), "a", pid).map(|m| share.admit(m)).unwrap();
     share.set(&[grant(0, 1, 100)], Half::Raise).unwrap();
     assert_eq!(process::affinities(Path::new("/"), pid), [(pid, vec![first])]);
     let errors = claim.restore();
@@ -406,7 +410,7 @@ fn a_killed_agents_settings_come_back_at_the_next_start() {
     let before = fake.all();
     let (left, touched);
     {
-        let (_acting, _) = Actuators::start(&board(&little()), claim(&fake), &impatient()).unwrap();
+        let (_door, ..) = super::start(&board(&little()), claim(&fake), &impatient()).unwrap();
         left = fs::read(fake.root().join("run/saved.json")).unwrap(); // what SIGKILL leaves
         fake.file(&format!("{POLICY0}/ondemand/up_threshold"), "95"); // the kernel's default after a switch
         touched = fake.all();
@@ -430,9 +434,9 @@ fn saved_settings_of_another_boot_are_dropped() {
     let fake = FakeSysfs::new();
     fake.policy(0, "0 1", LITTLE, "ondemand", "userspace ondemand");
     let state = fake.root().join("saved.json");
-    let (acting, _) = Actuators::start(&board(&little()), claim(&fake), &impatient()).unwrap();
-    fs::copy(acting.state_file(), &state).unwrap();
-    drop(acting);
+    let (door, ..) = super::start(&board(&little()), claim(&fake), &impatient()).unwrap();
+    fs::copy(door.claim.state_file(), &state).unwrap();
+    drop(door);
     fake.file("/proc/sys/kernel/random/boot_id", "the next boot");
     fake.file(&format!("{POLICY0}/scaling_governor"), "performance");
     assert_eq!(restore_state(fake.root(), &state).unwrap(), 0);
@@ -508,8 +512,8 @@ proptest! {
         let mut cpufreq = Cpufreq::start(&board, &mut claim, &impatient(), &mut notes).unwrap().unwrap();
         let mut gpu = Devfreq::start(&board, &mut claim, &impatient(), &mut notes).unwrap().unwrap();
         let mut limit = CpuBandwidth::start(&board, fake.root(), &own).unwrap().unwrap();
-        let mut share = CpuShare::start(&board, &claim, own, &mut notes).unwrap();
-        share.add_app(&mut claim, AppSlot(5), "a", 70).unwrap();
+        let mut share = CpuShare::start(&board, &claim, &own, &mut notes).unwrap();
+        join(&mut claim, &own, AppSlot(5), "a", 70).map(|m| share.admit(m)).unwrap();
         for (little, device, quota, weight, cores, lower) in orders {
             let half = if lower { Half::Lower } else { Half::Raise };
             cpufreq.set(only(little), half).unwrap();

@@ -164,7 +164,7 @@ impl Report {
     fn table(&self) -> Table {
         let energy = self.rows.iter().any(|r| r.energy_mj.is_some());
         let mut table = Table::new();
-        table.load_preset(UTF8_BORDERS_ONLY);
+        table.load_style(UTF8_BORDERS_ONLY);
         let mut header = vec!["phase", "target ms", "co-runner", "frames", "violations", "p50 ms", "p95 ms", "accuracy", "CPU s runner", "agent"];
         if energy {
             header.push("energy mJ, modelled");

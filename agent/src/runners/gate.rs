@@ -6,20 +6,20 @@
 //! connection, nothing else.
 
 use super::{Change, Runner};
+use crate::actuate::{self, Member};
 use crate::config::AppConfig;
 use crate::policy::{App, Slo, Subnet};
 use crate::units::{AppSlot, CentiPercent, Nanos};
 use anyhow::Context as _;
 use channel::MAX_RUNNERS;
-use channel::ends::AgentRegions;
-use channel::handshake::{Connection, HandshakeError, Listener, PeerCred};
-use channel::hello::{FromRunner, Hello, Target};
+use channel::hello::FromRunner;
+use channel::{AgentRegions, Connection, HandshakeError, Hello, Listener, PeerCred, Target};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a peer may stay silent before its hello.
@@ -36,18 +36,16 @@ pub struct Gate {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What must be done for a runner off the tick, before the loop hears of it (its cgroups, say).
-pub type Prepare = Box<dyn FnMut(AppSlot, &str, u32) + Send>;
-
 impl Gate {
-    /// Listens at `path`. Each change goes to `changes`, and `notify` is written to.
+    /// Listens at `path`. `groups` moves the runners' processes; `None` observes. Each change goes to
+    /// `changes`, and `notify` is written to.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn start(
         path: &Path,
         apps: Vec<AppConfig>,
-        prepare: Prepare,
+        groups: Option<SharedDoor>,
         changes: Sender<Change>,
         notify: Arc<EventFd>,
     ) -> anyhow::Result<Self> {
@@ -60,7 +58,7 @@ impl Gate {
         let mut door = Door {
             listener,
             apps,
-            prepare,
+            groups,
             changes,
             notify,
             pending: Vec::new(),
@@ -92,6 +90,9 @@ impl Drop for Gate {
     }
 }
 
+/// The actuators' part that is done off the tick.
+pub type SharedDoor = Arc<Mutex<actuate::Door>>;
+
 struct Seat {
     connection: Connection,
     name: String,
@@ -100,7 +101,7 @@ struct Seat {
 struct Door {
     listener: Listener,
     apps: Vec<AppConfig>,
-    prepare: Prepare,
+    groups: Option<SharedDoor>,
     changes: Sender<Change>,
     notify: Arc<EventFd>,
     pending: Vec<(Connection, PeerCred, Instant)>,
@@ -113,6 +114,7 @@ impl Door {
             self.wait(wake);
             while let Ok(slot) = to_drop.try_recv() {
                 self.seated[usize::from(slot.0)] = None;
+                self.leave(slot);
             }
             self.accept();
             self.greet();
@@ -208,9 +210,10 @@ impl Door {
                 return;
             }
         };
-        (self.prepare)(slot, &hello.name, pid);
+        let member = self.join(slot, &hello.name, peer.pid);
         if let Err(e) = connection.welcome(slot.0, &regions) {
             tracing::warn!(name = %hello.name, error = %e, "runner left before its welcome");
+            self.leave(slot);
             return;
         }
         tracing::info!(name = %hello.name, slot = slot.0, pid, subnets = hello.subnets.len(), "runner came");
@@ -224,7 +227,8 @@ impl Door {
             target,
         };
         self.seated[usize::from(slot.0)] = Some(Seat { connection, name: hello.name.clone() });
-        self.tell(Change::Came(Box::new(Runner::new(app, pid, runq_bound, regions.into_end()))));
+        let runner = Box::new(Runner::new(app, pid, runq_bound, regions.into_end()));
+        self.tell(Change::Came(runner, member));
     }
 
     fn listen_to_seated(&mut self) {
@@ -245,7 +249,24 @@ impl Door {
     fn unseat(&mut self, slot: AppSlot, why: &str) {
         if let Some(seat) = self.seated[usize::from(slot.0)].take() {
             tracing::info!(name = %seat.name, slot = slot.0, why, "runner left");
+            self.leave(slot);
             self.tell(Change::Left(slot));
+        }
+    }
+
+    /// Off the tick: this writes to the disk and to cgroups.
+    fn join(&self, slot: AppSlot, name: &str, pid: i32) -> Option<Member> {
+        let mut groups = self.groups.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        groups
+            .join(slot, name, pid)
+            .inspect_err(|e| tracing::warn!(name, error = %e, "no CPU share for a runner"))
+            .ok()
+    }
+
+    fn leave(&self, slot: AppSlot) {
+        let Some(groups) = &self.groups else { return };
+        for e in groups.lock().unwrap_or_else(PoisonError::into_inner).leave(slot) {
+            tracing::warn!(error = %e, "a runner's group");
         }
     }
 
