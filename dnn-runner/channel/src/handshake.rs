@@ -78,14 +78,17 @@ pub enum HandshakeError {
         /// What should have come.
         expected: &'static str,
     },
-    /// Descriptors that were not asked for, or not those that were.
+    /// Not the descriptors that belong to the message.
     #[error("a message with {found} descriptors, must be {needed}")]
     Descriptors {
         /// How many came.
-        found: &'static str,
+        found: usize,
         /// How many must come.
         needed: usize,
     },
+    /// Descriptors where none were asked for. They were never received.
+    #[error("a message with unexpected descriptors, must carry none")]
+    Unasked,
     /// The agent said no.
     #[error("the agent refused: {0}")]
     Refused(String),
@@ -142,7 +145,8 @@ impl Listener {
         Ok(Self { fd, path: path.into(), inode: (made.dev(), made.ino()) })
     }
 
-    /// The next runner, `None` if none comes within `timeout`.
+    /// The next runner, `None` if none comes within `timeout`. After an error (no descriptors left, say) the
+    /// runner still waits at the door: pause before the next try.
     pub fn accept(&self, timeout: Duration) -> Result<Option<(Connection, PeerCred)>, HandshakeError> {
         let system = |doing| {
             move |error| HandshakeError::System { subject: self.path.display().to_string(), doing, error }
@@ -282,7 +286,7 @@ impl Connection {
             FromAgent::Refused { reason } => Err(HandshakeError::Refused(reason)),
             FromAgent::Welcome(welcome) => {
                 let [orders, report] = fds.as_slice() else {
-                    return Err(HandshakeError::Descriptors { found: many(fds.len()), needed: 2 });
+                    return Err(HandshakeError::Descriptors { found: fds.len(), needed: 2 });
                 };
                 Ok((welcome, RunnerEnd::open(orders.as_fd(), report.as_fd())?))
             }
@@ -368,7 +372,7 @@ impl Connection {
                 }
             }
         } else if got.flags.contains(MsgFlags::MSG_CTRUNC) {
-            return Err(HandshakeError::Descriptors { found: many(1), needed: 0 });
+            return Err(HandshakeError::Unasked);
         }
         let (len, cut) = (got.bytes, got.flags.contains(MsgFlags::MSG_TRUNC));
         if cut {
@@ -416,12 +420,4 @@ fn broken(doing: &'static str) -> impl Fn(Errno) -> HandshakeError {
 
 fn errno_of(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
-fn many(n: usize) -> &'static str {
-    match n {
-        0 => "no",
-        1 => "one or more",
-        _ => "too many",
-    }
 }

@@ -17,7 +17,7 @@ const TIDS_MAX: usize = 256;
 
 /// Runner to agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum FromRunner {
     /// First, once.
     Hello(Hello),
@@ -29,7 +29,7 @@ pub enum FromRunner {
 
 /// Agent to runner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum FromAgent {
     /// The answer to a hello; the two regions come with it.
     Welcome(Welcome),
@@ -158,7 +158,7 @@ impl FromAgent {
                 usize::from(w.slot) < crate::MAX_RUNNERS,
                 "slot",
                 w.slot,
-                "is less than the number of runners, 64",
+                "must be less than 64, the number of runners",
             )?,
             Self::Refused { reason } => {
                 let ok = reason.len() <= 4096 && !reason.contains(char::is_control);
@@ -177,7 +177,7 @@ impl FromAgent {
 impl Hello {
     /// Checks every rule of its fields.
     pub fn check(&self) -> Result<(), MessageError> {
-        rule(self.protocol == PROTOCOL, "protocol", self.protocol, "must be 1, this agent's")?;
+        rule(self.protocol == PROTOCOL, "protocol", self.protocol, "must be 1, the version of this side")?;
         check_name("name", &self.name)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         let digest = self.manifest_digest.as_bytes();
@@ -200,7 +200,7 @@ impl Hello {
                 here <= next,
                 "subnets.macs",
                 format_args!("{here}, then {next} at {}", i + 1),
-                "must rise",
+                "must not fall",
             )?;
         }
         let failsafe = usize::try_from(self.failsafe).unwrap_or(usize::MAX);
@@ -247,4 +247,156 @@ fn rule(
     rule: &'static str,
 ) -> Result<(), MessageError> {
     if ok { Ok(()) } else { Err(MessageError::Rule { field, value: value.to_string(), rule }) }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn hello() -> Value {
+        json!({"hello": {
+            "protocol": 1, "name": "camera", "manifest_digest": "0123456789abcdef".repeat(4),
+            "subnets": [
+                {"name": "25%", "top1": 8000, "macs": 100, "params": 10},
+                {"name": "100%", "top1": 9000, "macs": 400, "params": 40},
+            ],
+            "failsafe": 0, "threads_max": 2, "pid": 1, "tids": [1, 2],
+            "latency_ns": 40_000_000, "top1_floor": 8500,
+            "report": {"network": "mlcad19", "batch": 16},
+        }})
+    }
+
+    fn parsed(message: &Value) -> Result<FromRunner, String> {
+        FromRunner::parse(message.to_string().as_bytes()).map_err(|e| e.to_string())
+    }
+
+    /// A hello with one value put in place of what lies at `path`.
+    fn refused(path: &str, value: Value) -> String {
+        let mut message = hello();
+        *message.pointer_mut(&format!("/hello{path}")).expect("a field that is there") = value;
+        parsed(&message).expect_err(path)
+    }
+
+    #[test]
+    fn each_rule_of_a_hello_is_checked_and_named() {
+        parsed(&hello()).expect("the hello is good");
+        let name_rule = "is 1 to 64 of A-Z a-z 0-9 - _ . : / + %";
+        let long = "x".repeat(65);
+        let subnet = hello()["hello"]["subnets"][0].clone();
+        for (path, value, error) in [
+            ("/protocol", json!(2), "protocol: 2: must be 1, the version of this side".into()),
+            ("/name", json!(""), format!("name: \"\": {name_rule}")),
+            ("/name", json!(long), format!("name: {long:?}: {name_rule}")),
+            ("/name", json!("a\u{1b}[2J"), format!("name: \"a\\u{{1b}}[2J\": {name_rule}")),
+            ("/name", json!("na\u{ef}ve"), format!("name: \"na\u{ef}ve\": {name_rule}")),
+            ("/manifest_digest", json!("AB"), "manifest_digest: \"AB\": is 64 lower-case hex digits".into()),
+            ("/subnets", json!([]), "subnets: 0 of them: must be 1 to 64".into()),
+            ("/subnets", json!(vec![subnet; 65]), "subnets: 65 of them: must be 1 to 64".into()),
+            ("/subnets/1/macs", json!(99), "subnets.macs: 100, then 99 at 1: must not fall".into()),
+            ("/subnets/0/macs", json!(0), "subnets.macs: 0: must be at least 1".into()),
+            (
+                "/subnets/0/top1",
+                json!(10_001),
+                "subnets.top1: 10001: must be at most 10000 (100.00 %)".into(),
+            ),
+            ("/subnets/0/name", json!(" "), format!("subnets.name: \" \": {name_rule}")),
+            ("/failsafe", json!(2), "failsafe: 2: must be the position of a sub-network".into()),
+            ("/threads_max", json!(0), "threads_max: 0: must be 1 to 128".into()),
+            ("/threads_max", json!(129), "threads_max: 129: must be 1 to 128".into()),
+            ("/tids", json!(vec![1; 257]), "tids: 257 of them: must be at most 256".into()),
+            ("/latency_ns", json!(0), "latency_ns: 0: must be 1 ns to 1 h".into()),
+            ("/top1_floor", json!(10_001), "top1_floor: 10001: must be at most 10000 (100.00 %)".into()),
+            ("/report/network", json!("\n"), format!("report.network: \"\\n\": {name_rule}")),
+        ] {
+            assert_eq!(refused(path, value), error, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_target_keeps_the_same_rules() {
+        let target = |latency_ns| parsed(&json!({"target": {"latency_ns": latency_ns}}));
+        assert_eq!(target(5), Ok(FromRunner::Target(Target { latency_ns: Some(5), top1_floor: None })));
+        assert_eq!(target(0), Err("latency_ns: 0: must be 1 ns to 1 h".into()));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let mut unknown = hello();
+        unknown["hello"]["labels"] = json!([1]);
+        let mut deep = hello();
+        deep["hello"]["report"]["x"] = json!(1);
+        for (message, part) in [
+            (unknown, "unknown field `labels`"),
+            (deep, "unknown field `x`"),
+            (json!({"bye": {"x": 1}}), "unknown field `x`"),
+            (json!({"go\u{1b}[0m": {}}), "unknown variant `go\\u{1b}[0m`"),
+            (json!({"hello": null}), "invalid type: null"),
+            (json!({"target": {}, "bye": {}}), "expected value"),
+            (json!({"target": {"latency_ns": -1}}), "invalid value"),
+            (json!({"target": {"latency_ns": 1.5}}), "invalid type"),
+            (json!([[[[]]]]), "not a message"),
+        ] {
+            let error = parsed(&message).unwrap_err();
+            assert!(error.contains(part), "{message}: {error}");
+        }
+        for bytes in [&b""[..], b"{", b"\xff\xfe", b"{\"bye\":{}}x", b"\0", &[b'['; 60_000]] {
+            assert!(FromRunner::parse(bytes).is_err());
+        }
+        let twice = br#"{"target":{"latency_ns":1,"latency_ns":2}}"#;
+        assert!(FromRunner::parse(twice).unwrap_err().to_string().contains("duplicate field"));
+        let long = format!("{}{}", hello(), " ".repeat(MESSAGE_MAX));
+        assert!(matches!(FromRunner::parse(long.as_bytes()), Err(MessageError::TooLong)));
+    }
+
+    #[test]
+    fn an_answer_keeps_its_rules() {
+        let parsed = |text: &str| FromAgent::parse(text.as_bytes()).map_err(|e| e.to_string());
+        assert_eq!(parsed(r#"{"welcome":{"slot":63}}"#), Ok(FromAgent::Welcome(Welcome { slot: 63 })));
+        let slot = "slot: 64: must be less than 64, the number of runners";
+        assert_eq!(parsed(r#"{"welcome":{"slot":64}}"#), Err(slot.into()));
+        assert!(parsed(r#"{"refused":{"reason":"\u001b[2J"}}"#).unwrap_err().contains("control characters"));
+        assert!(parsed(r#"{"welcome":{"slot":1,"more":2}}"#).unwrap_err().contains("unknown field `more`"));
+    }
+
+    fn names() -> impl Strategy<Value = String> {
+        "[A-Za-z0-9_.:/+%-]{1,64}"
+    }
+
+    prop_compose! {
+        fn hellos()(
+            name in names(),
+            manifest_digest in "[0-9a-f]{64}",
+            mut subnets in prop::collection::vec(
+                (names(), 0u16..=10_000, 1u64.., any::<u64>())
+                    .prop_map(|(name, top1, macs, params)| SubnetHello { name, top1, macs, params }),
+                1..=SUBNETS_MAX,
+            ),
+            failsafe in any::<prop::sample::Index>(),
+            threads_max in 1..=THREADS_MAX,
+            pid: u32,
+            tids in prop::option::of(prop::collection::vec(any::<u32>(), 0..=256)),
+            latency_ns in prop::option::of(1u64..=3_600_000_000_000),
+            top1_floor in prop::option::of(0u16..=10_000),
+            network in names(),
+            batch: u32,
+        ) -> Hello {
+            subnets.sort_by_key(|s| s.macs);
+            let failsafe = u32::try_from(failsafe.index(subnets.len())).unwrap();
+            let report = Report { network, batch };
+            Hello { protocol: PROTOCOL, name, manifest_digest, subnets, failsafe, threads_max, pid, tids, latency_ns, top1_floor, report }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_one_side_says_the_other_understands(hello in hellos()) {
+            hello.check().unwrap();
+            let message = FromRunner::Hello(hello);
+            let bytes = serde_json::to_vec(&message).unwrap();
+            prop_assert!(bytes.len() <= MESSAGE_MAX);
+            prop_assert_eq!(FromRunner::parse(&bytes).unwrap(), message);
+        }
+    }
 }

@@ -30,6 +30,8 @@ mod ends;
 pub mod handshake;
 pub mod hello;
 pub mod msg;
+#[doc(hidden)]
+pub mod other_side;
 pub mod region;
 pub mod ring;
 pub mod seqlock;

@@ -286,3 +286,123 @@ pub(crate) fn open<const WRITE: bool>(
     }
     Ok(Arc::new(mapping))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    /// A memfd that looks like a region, but for what a test does to it.
+    fn forged(kind: Kind, words: usize, seals: SealFlag, header: [u64; HEADER.end]) -> OwnedFd {
+        let fd = memfd_create(c"forged", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let bytes: Vec<u8> = header.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        nix::unistd::write(&fd, &bytes).unwrap();
+        ftruncate(&fd, i64::try_from(words * 8).unwrap()).unwrap();
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        assert_eq!(kind.words() * 8 % 4096, 0, "whole pages");
+        fd
+    }
+
+    fn map(fd: &OwnedFd, prot: ProtFlags) -> Result<NonNull<c_void>, Errno> {
+        let len = NonZeroUsize::new(4096).unwrap();
+        // SAFETY: a new mapping where the kernel likes; it is never accessed.
+        unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, fd, 0) }
+    }
+
+    #[test]
+    fn orders_cannot_be_written_by_who_holds_the_descriptor() {
+        let (fd, agent) = create::<true>(Kind::Orders).unwrap();
+        let read_write = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        assert_eq!(map(&fd, read_write), Err(Errno::EPERM));
+        let pages = map(&fd, ProtFlags::PROT_READ).unwrap();
+        // SAFETY: the pages mapped above; were it to succeed, nothing accesses them.
+        assert_eq!(unsafe { nix::sys::mman::mprotect(pages, 4096, read_write) }, Err(Errno::EACCES));
+        // SAFETY: as mapped above.
+        unsafe { munmap(pages, 4096) }.unwrap();
+        assert_eq!(nix::unistd::write(&fd, &[1]), Err(Errno::EPERM));
+        // Nor through a descriptor opened anew.
+        let again = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .unwrap();
+        assert_eq!(map(&again.into(), read_write), Err(Errno::EPERM));
+        let hole = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        assert_eq!(nix::fcntl::fallocate(&fd, hole, 0, 4096), Err(Errno::EPERM));
+        // The agent's own mapping still writes, and the runner's sees it.
+        let runner = open::<false>(Kind::Orders, fd.as_fd()).unwrap();
+        Window::new(&agent, TAIL).store(0, 77, Ordering::Relaxed);
+        assert_eq!(Window::new(&runner, TAIL).load(0), 77);
+    }
+
+    #[test]
+    fn no_region_can_change_its_size_or_its_seals() {
+        for kind in [Kind::Orders, Kind::Report] {
+            let (fd, _mapping) = create::<true>(kind).unwrap();
+            let size = i64::try_from(kind.words() * 8).unwrap();
+            for other in [0, size - 4096, size + 4096] {
+                assert_eq!(ftruncate(&fd, other), Err(Errno::EPERM), "{kind} to {other}");
+            }
+            let more = fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE));
+            assert_eq!(more, Err(Errno::EPERM), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_hole_in_the_report_reads_as_zero_and_kills_nobody() {
+        let (fd, agent) = create::<false>(Kind::Report).unwrap();
+        let runner = open::<true>(Kind::Report, fd.as_fd()).unwrap();
+        Window::new(&runner, HEAD).store(0, 3, Ordering::Relaxed);
+        assert_eq!(Window::new(&agent, HEAD).load(0), 3);
+        let hole = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        nix::fcntl::fallocate(&fd, hole, 0, 4096).unwrap();
+        assert_eq!(Window::new(&agent, HEAD).load(0), 0);
+    }
+
+    #[test]
+    fn a_region_without_its_seals_is_refused() {
+        for kind in [Kind::Orders, Kind::Report] {
+            for missing in [SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW, SealFlag::F_SEAL_SEAL] {
+                let fd = forged(kind, kind.words(), kind.seals().difference(missing), kind.header());
+                let refused = open::<false>(kind, fd.as_fd()).unwrap_err();
+                assert!(matches!(refused, RegionError::Seals { .. }), "{refused}");
+            }
+        }
+        // Orders that somebody else could still write, and a report that the runner could not.
+        let fd = forged(Kind::Orders, ORDERS_WORDS, Kind::Report.seals(), Kind::Orders.header());
+        assert!(matches!(open::<false>(Kind::Orders, fd.as_fd()), Err(RegionError::Seals { .. })));
+        let fd = forged(Kind::Report, REPORT_WORDS, Kind::Orders.seals(), Kind::Report.header());
+        assert!(matches!(open::<true>(Kind::Report, fd.as_fd()), Err(RegionError::Seals { .. })));
+    }
+
+    #[test]
+    fn a_region_of_another_size_or_header_is_refused() {
+        for kind in [Kind::Orders, Kind::Report] {
+            let fd = forged(kind, kind.words(), kind.seals(), kind.header());
+            open::<false>(kind, fd.as_fd()).expect("the forgery is good");
+            for words in [kind.words() - 512, kind.words() + 512, 4] {
+                let fd = forged(kind, words, kind.seals(), kind.header());
+                let refused = open::<false>(kind, fd.as_fd()).unwrap_err();
+                assert!(matches!(refused, RegionError::Size { .. }), "{words}: {refused}");
+            }
+            for word in HEADER {
+                let mut header = kind.header();
+                header[word] ^= 1;
+                let fd = forged(kind, kind.words(), kind.seals(), header);
+                let refused = open::<false>(kind, fd.as_fd()).unwrap_err();
+                assert!(matches!(refused, RegionError::Header { .. }), "{word}: {refused}");
+            }
+        }
+        let (swapped, _mapping) = create::<false>(Kind::Report).unwrap();
+        assert!(open::<false>(Kind::Orders, swapped.as_fd()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_memfd_is_refused() {
+        let file = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
+        let refused = open::<false>(Kind::Orders, file.as_fd()).unwrap_err();
+        assert_eq!(refused.to_string(), "orders region: read the seals of: EINVAL: Invalid argument");
+    }
+}

@@ -151,3 +151,104 @@ fn slot<M: Message>(n: u64, capacity: usize) -> usize {
     let slot = usize::try_from(n % capacity as u64).expect("less than the capacity, which is a usize");
     slot * M::WORDS
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::heap::Heap;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    type Word = [u64; 1];
+
+    struct Ends {
+        head: Heap,
+        tail: Heap,
+        producer: Producer<Word, Heap, Heap>,
+        consumer: Consumer<Word, Heap, Heap>,
+    }
+
+    fn ends(capacity: usize) -> Ends {
+        let slots = Heap::new(words::<Word>(capacity));
+        let (head, tail) = (Heap::new(HEAD_WORDS), Heap::new(TAIL_WORDS));
+        Ends {
+            producer: Producer::new(slots.clone(), head.clone(), tail.clone(), capacity),
+            consumer: Consumer::new(slots, head.clone(), tail.clone(), capacity),
+            head,
+            tail,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ring_is_a_bounded_queue(
+            capacity in 1usize..9,
+            // `None` = drain
+            steps in prop::collection::vec(prop::option::weighted(0.8, any::<u64>()), 0..200),
+        ) {
+            let mut ends = ends(capacity);
+            let (mut model, mut lost) = (VecDeque::new(), 0);
+            for step in steps {
+                if let Some(value) = step {
+                    let fits = model.len() < capacity;
+                    prop_assert_eq!(ends.producer.push(&[value]), fits);
+                    if fits { model.push_back(value) } else { lost += 1 }
+                    continue;
+                }
+                let mut got = VecDeque::new();
+                let drained = ends.consumer.drain(|[m]| got.push_back(m)).unwrap();
+                prop_assert_eq!(drained, Drained { messages: model.len() as u64, lost });
+                prop_assert_eq!(got, std::mem::take(&mut model));
+                lost = 0;
+            }
+        }
+
+        #[test]
+        fn absurd_write_cursor_is_misbehaviour(head in prop_oneof![0u64..40, any::<u64>()], taken in 0u64..20) {
+            let mut ends = ends(8);
+            for n in 0..taken {
+                ends.producer.push(&[n]);
+                ends.consumer.drain(|_| ()).unwrap();
+            }
+            ends.head.store(0, head, Relaxed);
+            let mut handed = 0;
+            let drained = ends.consumer.drain(|_| handed += 1);
+            if (taken..=taken + 8).contains(&head) {
+                prop_assert_eq!((drained.unwrap().messages, handed), (head - taken, head - taken));
+            } else {
+                prop_assert_eq!(drained, Err(Misbehaved { head, tail: taken, capacity: 8 }));
+                prop_assert_eq!((handed, ends.tail.load(0)), (0, taken));
+            }
+        }
+    }
+
+    #[test]
+    fn write_cursor_that_goes_back_is_misbehaviour() {
+        let mut ends = ends(4);
+        ends.producer.push(&[1]);
+        ends.consumer.drain(|_| ()).unwrap();
+        ends.head.store(0, 0, Relaxed);
+        let misbehaved = ends.consumer.drain(|_| ()).unwrap_err();
+        assert_eq!(
+            misbehaved.to_string(),
+            "write cursor 0 with read cursor 1: more than the 4 messages the ring holds"
+        );
+    }
+
+    #[test]
+    fn lost_count_that_falls_or_jumps_is_harmless() {
+        let mut ends = ends(4);
+        ends.head.store(LOST, u64::MAX, Relaxed);
+        assert_eq!(ends.consumer.drain(|_| ()).unwrap().lost, u64::MAX);
+        ends.head.store(LOST, 0, Relaxed);
+        assert_eq!(ends.consumer.drain(|_| ()).unwrap().lost, 0);
+    }
+
+    #[test]
+    fn absurd_read_cursor_makes_the_ring_full_not_the_writer_wild() {
+        let mut ends = ends(4);
+        ends.tail.store(0, 1000, Relaxed);
+        assert!(!ends.producer.push(&[1]));
+        assert_eq!(ends.producer.lost(), 1);
+    }
+}

@@ -115,3 +115,67 @@ impl<M: Message, S: Load, R: Rules> Subscriber<M, S, R> {
         Err(ReadError { tries: TRIES })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::heap::Heap;
+    use proptest::prelude::*;
+
+    type Pair = [u64; 2];
+
+    fn ends() -> (Heap, Publisher<Pair, Heap>, Subscriber<Pair, Heap>) {
+        let words = Heap::new(super::words::<Pair>());
+        (words.clone(), Publisher::new(words.clone()), Subscriber::new(words))
+    }
+
+    #[test]
+    fn newest_message_wins_and_stays() {
+        let (_, mut publisher, mut subscriber) = ends();
+        assert_eq!(subscriber.latest(), Ok(None));
+        publisher.publish(&[1, 2]);
+        publisher.publish(&[3, 4]);
+        assert_eq!(subscriber.latest(), Ok(Some([3, 4])));
+        assert_eq!(subscriber.latest(), Ok(Some([3, 4])));
+    }
+
+    #[test]
+    fn a_write_that_never_ends_is_a_bounded_error() {
+        let (words, mut publisher, mut subscriber) = ends();
+        publisher.publish(&[1, 2]);
+        words.store(0, 3, Relaxed);
+        assert_eq!(subscriber.latest(), Err(ReadError { tries: TRIES }));
+        words.store(0, u64::MAX, Relaxed);
+        assert_eq!(subscriber.latest(), Err(ReadError { tries: TRIES }));
+        publisher.publish(&[5, 6]);
+        assert_eq!(subscriber.latest(), Ok(Some([5, 6])), "the next whole write is read again");
+    }
+
+    /// Words whose sequence moves whenever it is looked at.
+    struct Restless(Heap);
+    impl Load for Restless {
+        fn load(&self, index: usize) -> u64 {
+            if index == 0 {
+                self.0.store(0, self.0.load(0).wrapping_add(2), Relaxed);
+            }
+            self.0.load(index)
+        }
+    }
+
+    #[test]
+    fn a_writer_that_never_rests_is_a_bounded_error() {
+        let (words, mut publisher, _) = ends();
+        publisher.publish(&[1, 2]);
+        let mut subscriber = Subscriber::<Pair, _>::new(Restless(words));
+        assert_eq!(subscriber.latest(), Err(ReadError { tries: TRIES }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_arrives_bit_by_bit(a: u64, b: u64) {
+            let (_, mut publisher, mut subscriber) = ends();
+            publisher.publish(&[a, b]);
+            prop_assert_eq!(subscriber.latest(), Ok(Some([a, b])));
+        }
+    }
+}

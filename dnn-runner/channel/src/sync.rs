@@ -60,3 +60,30 @@ pub(crate) fn load_message<M: Message>(words: &impl Load, first: usize) -> M {
     }
     m
 }
+
+/// Shared words on the heap, for the unit tests of the algorithms.
+#[cfg(all(test, not(loom)))]
+pub(crate) mod heap {
+    use super::{Load, Ordering, Store};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    #[derive(Clone, Debug)]
+    pub(crate) struct Heap(Arc<[AtomicU64]>);
+
+    impl Heap {
+        pub(crate) fn new(words: usize) -> Self {
+            Self((0..words).map(|_| AtomicU64::new(0)).collect())
+        }
+    }
+    impl Load for Heap {
+        fn load(&self, index: usize) -> u64 {
+            self.0[index].load(Ordering::Relaxed)
+        }
+    }
+    impl Store for Heap {
+        fn store(&self, index: usize, value: u64, order: Ordering) {
+            self.0[index].store(value, order);
+        }
+    }
+}
