@@ -254,3 +254,57 @@ fn unpack(packed: u64) -> Answer {
     let [_, _, a, b, c @ ..] = packed.to_be_bytes();
     Answer { class: u16::from_be_bytes([a, b]), confidence: f32::from_bits(u32::from_be_bytes(c)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Net, PIXELS, image};
+
+    fn fill(batcher: &mut Batcher, images: u64) {
+        batcher.fill(|frame| (0..images).for_each(|n| frame.push(&image(n), (n % 3 != 0).then_some(1))));
+    }
+
+    #[test]
+    fn a_frame_comes_to_the_same_on_any_number_of_threads() {
+        let net = Arc::new(Net::new(3, 5).load());
+        let mut state = State::new(&net, Kernel::best());
+        let alone: Vec<Answer> = (0..41).map(|n| net.infer(2, &image(n), &mut state)).collect();
+        for threads in 1..=4 {
+            let mut batcher = Batcher::new(Arc::clone(&net), Kernel::best(), threads).unwrap();
+            for images in [1, 3, 41, 8, 0] {
+                fill(&mut batcher, images);
+                let out = batcher.run(2, threads, || {});
+                let of = &alone[..usize::try_from(images).unwrap()];
+                assert_eq!(u64::from(out.images), images);
+                let labelled = (0..images).filter(|n| n % 3 != 0);
+                assert_eq!(u64::from(out.labelled), labelled.clone().count() as u64);
+                let right = labelled.filter(|n| of[usize::try_from(*n).unwrap()].class == 1).count();
+                assert_eq!(out.correct as usize, right);
+                let mean = of.iter().map(|a| a.confidence).sum::<f32>() / of.len().max(1) as f32;
+                assert!((out.confidence - mean).abs() < 1e-6, "{} {mean}", out.confidence);
+                assert!(out.threads as usize <= threads && out.threads >= 1);
+                if images > 0 {
+                    assert_eq!(batcher.first_answer(), Some(alone[0]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_caller_gets_a_word_in_between_images() {
+        let mut batcher = Batcher::new(Arc::new(Net::new(1, 5).load()), Kernel::best(), 1).unwrap();
+        fill(&mut batcher, 41);
+        let mut called = 0;
+        batcher.run(0, 1, || called += 1);
+        assert_eq!(called, 41_usize.div_ceil(CHUNK));
+    }
+
+    #[test]
+    fn answers_survive_packing() {
+        for (class, confidence) in [(0, 0.0), (9, 0.25), (u16::MAX, 1.0)] {
+            let answer = Answer { class, confidence };
+            assert_eq!(unpack(pack(answer)), answer);
+        }
+        assert_eq!(PIXELS, image(0).len());
+    }
+}

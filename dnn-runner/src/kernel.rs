@@ -117,3 +117,93 @@ fn run_naive(group: &Group, maps: &mut [f32], scratch: &mut [f32], logits: &mut 
     }
     naive::linear(&group.linear, &rest[..group.linear.weight.len() / logits.len()], logits);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::ConvShape;
+    use proptest::prelude::*;
+
+    /// Two convolutions and a classifier of any legal sizes, and an input.
+    fn group() -> impl Strategy<Value = (Group, Vec<f32>)> {
+        let sizes = (1..33usize, 1..33usize, 1..10usize, 0..4usize, 0..4usize, 1..4usize, 1..4usize);
+        let rest = (1..3usize, 1..4usize, 1..3usize, 1..12usize, any::<u64>());
+        (sizes, rest).prop_map(|((h, w, depth, k1, k2, p1, p2), (c1, c2, _, classes, seed))| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut numbers = move |n: usize| (0..n).map(|_| rng.f32() * 2.0 - 1.0).collect::<Vec<_>>();
+            let (pool1, pool2) = (p1.min(h).min(w), p2);
+            let shape = |height, width, depth, k: usize, c: usize, pool| ConvShape {
+                height,
+                width,
+                depth,
+                kernel: 2 * k + 1,
+                channels: 8 * c,
+                pool,
+            };
+            let first = shape(h, w, depth, k1, c1, pool1);
+            let (h2, w2) = (first.pooled_height(), first.pooled_width());
+            let second = shape(h2, w2, first.channels, k2, c2, pool2.min(h2).min(w2));
+            let convs = [first, second].map(|shape| Conv {
+                weight: numbers(shape.weights()),
+                bias: numbers(shape.channels),
+                shape,
+            });
+            let features = second.pooled_height() * second.pooled_width() * second.channels;
+            let linear = Linear { weight: numbers(features * classes), bias: numbers(classes) };
+            (Group { convs: convs.to_vec(), linear }, numbers(h * w * depth))
+        })
+    }
+
+    fn run(kernel: Kernel, group: &Group, input: &[f32]) -> Vec<f32> {
+        let first = &group.convs[0];
+        let ConvShape { height, width, depth, .. } = first.shape;
+        let padding = kernel.padding(first);
+        let maps: usize = group.convs.iter().map(|c| map_len(c, kernel.padding(c))).sum();
+        let classes = group.linear.bias.len();
+        let mut maps = vec![0.0; maps + group.linear.weight.len() / classes];
+        for y in 0..height {
+            let at = ((y + padding) * (width + 2 * padding) + padding) * depth;
+            maps[at..][..width * depth].copy_from_slice(&input[y * width * depth..][..width * depth]);
+        }
+        let largest = group.convs.iter().map(|c| c.shape.height * c.shape.width * c.shape.channels).max();
+        let mut logits = vec![0.5; classes];
+        kernel.run(group, &mut maps, &mut vec![0.0; largest.unwrap()], &mut logits);
+        logits
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+        #[test]
+        fn fast_forms_agree_with_the_naive_one((group, input) in group()) {
+            let expected = run(Kernel::naive(), &group, &input);
+            // What rounding may add up to: the same sums over absolute values, times the precision and a
+            // few more for the order of summation.
+            let absolute = {
+                let mut g = group.clone();
+                for v in g.convs.iter_mut().flat_map(|c| c.weight.iter_mut().chain(&mut c.bias)) { *v = v.abs(); }
+                for v in g.linear.weight.iter_mut().chain(&mut g.linear.bias) { *v = v.abs(); }
+                run(Kernel::naive(), &g, &input.iter().map(|x| x.abs()).collect::<Vec<_>>())
+            };
+            for kernel in [Some(Kernel::portable()), Kernel::avx2()].into_iter().flatten() {
+                for ((a, b), scale) in run(kernel, &group, &input).iter().zip(&expected).zip(&absolute) {
+                    prop_assert!((a - b).abs() <= scale * 64.0 * f32::EPSILON, "{kernel:?}: {a} and {b}, {scale}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_of_ones_counts_the_neighbours() {
+        // Worked by hand: on 3 x 3 ones, a corner has 4 cells in reach, an edge 6, the middle 9; the bias
+        // of -5 and ReLU leave 0, 1 and 4; pooling over 2 x 2 keeps the largest of the first cell, 4.
+        let shape = ConvShape { height: 3, width: 3, depth: 1, kernel: 3, channels: 8, pool: 2 };
+        let conv = Conv { shape, weight: vec![1.0; 72], bias: vec![-5.0; 8] };
+        let mut out = vec![0.0; 72];
+        naive::conv(&conv, &[1.0; 9], &mut out);
+        let first_channel: Vec<f32> = out.iter().step_by(8).copied().collect();
+        assert_eq!(first_channel, [0.0, 1.0, 0.0, 1.0, 4.0, 1.0, 0.0, 1.0, 0.0]);
+        let mut pooled = [0.0; 8];
+        naive::pool(&shape, &out, &mut pooled);
+        assert_eq!(pooled, [4.0; 8]);
+    }
+}

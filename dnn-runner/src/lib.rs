@@ -15,6 +15,8 @@ pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod data;
+#[cfg(test)]
+mod fixture;
 pub mod follower;
 pub mod kernel;
 pub mod link;

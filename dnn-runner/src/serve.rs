@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -90,7 +91,10 @@ pub struct Door {
 
 /// Binds the socket, in the place of one that nobody listens at any more.
 pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    if UnixStream::connect(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
+    // A file that is no socket refuses connections too: it is not ours to remove.
+    let socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = |e: std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
+    if socket && UnixStream::connect(path).is_err_and(refused) {
         std::fs::remove_file(path)?;
     }
     UnixListener::bind(path)
