@@ -201,12 +201,8 @@ fn main() {
         return;
     }
     for row in rows {
-        println!(
-            "{:>8} ns  ({} to {})  {}",
-            row["value"],
-            row["p10"],
-            row["p90"],
-            row["name"].as_str().unwrap_or_default()
-        );
+        let value = row["value"].as_u64().unwrap_or_default();
+        let name = row["name"].as_str().unwrap_or_default();
+        println!("{value:>9} ns  ({} to {})  {name}", row["p10"], row["p90"]);
     }
 }

@@ -117,7 +117,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, with these permission bits. A socket that nobody listens at any more is replaced.
+    /// Listens at `path`, with these permission bits. A socket that nobody listens at is replaced; two agents
+    /// that start in the same moment may both think so, a lock against that is the agent's business.
     pub fn bind(path: &Path, mode: u32) -> Result<Self, HandshakeError> {
         let system =
             |doing| move |error| HandshakeError::System { subject: path.display().to_string(), doing, error };
@@ -127,11 +128,11 @@ impl Listener {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(HandshakeError::NotASocket(path.into()));
             }
-            Ok(_) => match connect_to(new_socket().map_err(system("create"))?.as_raw_fd(), &address) {
+            Ok(_) => match knock(&address) {
                 Err(Errno::ECONNREFUSED) => {
                     std::fs::remove_file(path).map_err(io("remove the stale socket"))?
                 }
-                // Listening, or listening and busy, or of a type that only another program uses.
+                // Listening, or too busy to answer, or another program's.
                 _ => return Err(HandshakeError::InUse(path.into())),
             },
             Err(_) => {}
@@ -394,6 +395,13 @@ struct Packet {
 
 fn new_socket() -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Whether somebody listens there, without waiting in a queue.
+fn knock(address: &UnixAddr) -> Result<(), Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    connect_to(fd.as_raw_fd(), address)
 }
 
 /// Whether `what` happens (or the peer is gone) within `timeout`.

@@ -2,7 +2,8 @@
 //!
 //! Shared memory is a run of 64-bit words. They are only ever accessed as atomics, and loads are always
 //! `Relaxed`: Rust promises that such loads work on a read-only mapping (`std::sync::atomic`, "Atomic
-//! accesses to read-only memory"); where acquire is needed a fence follows, which is at least as strong.
+//! accesses to read-only memory"; words this wide on 64-bit targets). Where acquire is needed a fence
+//! follows, which is at least as strong.
 
 #[cfg(loom)]
 pub(crate) use loom::{hint::spin_loop, sync::atomic::fence};

@@ -142,3 +142,84 @@ impl TotalsReader {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::msg::FeedbackMsg;
+    use crate::region::RING_CAPACITY;
+    use crate::{AgentEnd, AgentRegions, RunnerEnd, Totals};
+
+    fn ends() -> (AgentEnd, RunnerEnd) {
+        let regions = AgentRegions::create().unwrap();
+        let [orders, report] = regions.fds();
+        let runner = RunnerEnd::open(orders, report).unwrap();
+        (regions.into_end(), runner)
+    }
+
+    #[test]
+    fn each_count_has_a_place_of_its_own() {
+        let (agent, mut runner) = ends();
+        let totals = &runner.totals;
+        totals.arrived(300);
+        for _ in 0..4 {
+            totals.started(5);
+            totals.done();
+        }
+        totals.started(6);
+        totals.abandoned();
+        totals.dropped(7);
+        totals.started(8);
+        totals.queue(9);
+        totals.taken(10);
+        totals.heartbeat(11);
+        totals.judged(13, 12);
+        totals.switched();
+        for n in 0..RING_CAPACITY + 14 {
+            assert_eq!(runner.feedback.push(&FeedbackMsg::default()), n < RING_CAPACITY);
+        }
+        let seen = agent.totals();
+        let expected = Totals {
+            arrived: 300,
+            started: 6,
+            done: 4,
+            dropped: 8,
+            queue: 9,
+            in_flight_since_ns: 8,
+            taken: 10,
+            heartbeat_ns: 11,
+            labelled: 13,
+            correct: 12,
+            lost_feedback: 14,
+            switches: 1,
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn no_reading_shows_more_done_than_begun() {
+        let (agent, runner) = ends();
+        let totals = runner.totals.clone();
+        const FRAMES: u64 = 200_000;
+        std::thread::scope(|s| {
+            s.spawn(move || {
+                for n in 1..=FRAMES {
+                    totals.arrived(1);
+                    if n.is_multiple_of(3) {
+                        totals.dropped(1);
+                    } else {
+                        totals.started(n);
+                        totals.done();
+                    }
+                }
+            });
+            loop {
+                let seen = agent.totals();
+                assert!(seen.done <= seen.started && seen.started <= seen.arrived, "{seen:?}");
+                assert!(seen.done + seen.dropped <= seen.arrived, "{seen:?}");
+                if seen.done + seen.dropped == FRAMES {
+                    break;
+                }
+            }
+        });
+    }
+}

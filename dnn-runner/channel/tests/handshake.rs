@@ -324,6 +324,21 @@ fn a_second_agent_is_kept_out_and_a_stale_socket_is_replaced() {
 }
 
 #[test]
+fn an_agent_too_busy_to_answer_is_an_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let busy = Raw::listen(&path);
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let queue: Vec<OwnedFd> = std::iter::from_fn(|| {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+        nix::sys::socket::connect(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).is_ok().then_some(fd)
+    })
+    .collect();
+    assert!(matches!(Listener::bind(&path, 0o660), Err(HandshakeError::InUse(_))), "{} wait", queue.len());
+    drop(busy);
+}
+
+#[test]
 fn a_file_that_is_no_socket_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("precious");
