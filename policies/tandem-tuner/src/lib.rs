@@ -6,20 +6,22 @@
 //! can hold the target. Below the floor it goes only when latency is infeasible there; when nothing holds
 //! the target it runs the cheapest sub-network at the highest OPP. Then accuracy, then the OPP.
 //!
-//! **Down fast.** A move down, or up in OPP, follows [`SLOW_OF`] newest inferences of which
-//! [`SLOW_MIN`] missed the target by their service time alone; or [`LATE_MIN`] late ones among
-//! [`window::KEPT`] (significantly more than the 5 % a 95th percentile allows); or arrivals faster than
-//! service; or an inference in flight for twice the target. A single late inference moves nothing.
+//! **Down fast.** A forced move (a cheaper sub-network, or a faster clock) follows when 3 of the 8 newest
+//! inferences missed the target by their service time alone; when 5 of the 64 kept missed it at all
+//! (significantly more than the 5 % that a 95th percentile allows); when inferences arrive faster than
+//! they are served, or are dropped; or when one has been in flight for twice the target. A single late
+//! inference moves nothing.
 //!
 //! **A backlog is sprinted off.** When what already waits cannot be served in time, the most accurate
 //! sub-network that can serve it runs at the highest OPP until the queue is gone, then the choice before
 //! returns. A burst or a stall thus costs a few frames of accuracy, no change of mind; sprinting much of
 //! the time is a failure of the choice.
 //!
-//! **Up slowly.** After `dwell-ms`, to a point whose predicted 95th percentile leaves
-//! [`UP_MARGIN`] to the target, and which has not failed lately (see [`failures`]).
+//! **Up slowly.** After `dwell-ms`, to a point whose predicted 95th percentile lies below 85 % of the
+//! target, and which has not failed lately (`failures.rs`). A free move that fails is taken back to where
+//! it came from.
 //!
-//! What it believes is in [`model`]: one scale, learned fast from every inference, and shapes learned
+//! What it believes is in `model.rs`: one scale, learned fast from every inference, and shapes learned
 //! slowly. Without a measured OPP the one it asked for is taken to hold. On a `permille` domain the
 //! frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
@@ -36,17 +38,17 @@ use policy_sdk::{App, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View,
 use window::{Sample, Window};
 
 /// A free move wants the predicted 95th percentile below this share of the target, thousandths.
-pub const UP_MARGIN: u64 = 850;
+const UP_MARGIN: u64 = 850;
 /// A forced move aims here.
 const DOWN_MARGIN: u64 = 920;
 /// Utilisation of the application's server that a choice may plan for, thousandths.
 const BUSY_MAX: u64 = 900;
 /// Of this many newest inferences ...
-pub const SLOW_OF: usize = 8;
+const SLOW_OF: usize = 8;
 /// ... so many slow ones force a move.
-pub const SLOW_MIN: usize = 3;
+const SLOW_MIN: usize = 3;
 /// So many late ones among all kept force a move.
-pub const LATE_MIN: usize = 5;
+const LATE_MIN: usize = 5;
 /// Samples before a free move, and before learning from one.
 const SAMPLES: usize = 8;
 /// A backlog must be seen this many ticks in a row.

@@ -2,6 +2,12 @@
 //! times contention, times noise. The plant obeys like the agent and the runner do: the sub-network
 //! changes between inferences, the OPP at the next tick.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the plant's random numbers: small and positive"
+)]
+
 use policy_sdk::testing::{BoardBuilder, MS, app, params, slo};
 use policy_sdk::{App, AppSample, Board, Choice, DomainSample, Done, Grant, OtherSample, Tuner, View};
 use std::collections::VecDeque;
