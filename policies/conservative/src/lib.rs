@@ -56,3 +56,37 @@ impl Rule for Conservative {
 pub type Policy = KernelStyle<Conservative>;
 
 policy_sdk::export_allocator!(Policy);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_sdk::testing::{BoardBuilder, SnapshotBuilder, params};
+    use policy_sdk::{Allocator, Board};
+
+    fn board() -> Board {
+        BoardBuilder::new().khz("cpu", &[0], &[800_000, 1_200_000, 1_600_000, 2_000_000]).build()
+    }
+
+    #[test]
+    fn a_busy_domain_climbs_step_by_step_and_then_stays() {
+        let mut p: Policy = policy_sdk::start_allocator(&board(), &[], vec![]).unwrap();
+        let mut opp = 0;
+        let mut asks = vec![];
+        for (ticks, util) in [(14, 1024), (3, 512)] {
+            for _ in 0..ticks {
+                let seen = SnapshotBuilder::new(&board(), 0).domain(0, opp, util).build();
+                opp = p.decide(&seen).domains[0].ask.unwrap();
+                asks.push(opp);
+            }
+        }
+        // Steps of 100,000 kHz from 800,000: 1.2 GHz is the fourth, 1.6 the eighth, 2.0 the twelfth.
+        assert_eq!(asks, [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn thresholds_that_cross_are_refused() {
+        let crossed = params(&[("down-threshold", "80")]);
+        let refused = policy_sdk::start_allocator::<Policy>(&board(), &[], crossed).unwrap_err();
+        assert_eq!(refused, "parameter down-threshold = \"80\": must be below up-threshold, 80");
+    }
+}

@@ -21,3 +21,22 @@ impl Rule for Highest {
 pub type Performance = KernelStyle<Highest>;
 
 policy_sdk::export_allocator!(Performance);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_sdk::Allocator;
+    use policy_sdk::testing::{BoardBuilder, SnapshotBuilder};
+
+    #[test]
+    fn the_limit_is_asked_whatever_the_load() {
+        let board = BoardBuilder::new().khz("cpu", &[0], &[1, 2, 3, 4]).build();
+        let mut p: Performance = policy_sdk::start_allocator(&board, &[], vec![]).unwrap();
+        for util in [0, 1024] {
+            let seen = SnapshotBuilder::new(&board, 0).domain(0, 1, util).build();
+            assert_eq!(p.decide(&seen).domains[0].ask, Some(3));
+        }
+        p.limits(&[OppRange { lo: 1, hi: 2 }]);
+        assert_eq!(p.decide(&SnapshotBuilder::new(&board, 0).build()).domains[0].ask, Some(2));
+    }
+}

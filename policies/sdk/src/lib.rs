@@ -52,6 +52,11 @@ pub use bindings::allocator::tandem::policy::types::{
 pub use export::{start_allocator, start_tuner};
 pub use params::Params;
 
+/// The examples of the author's guide, compiled and run by `cargo test`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/policies.md")]
+struct Guide;
+
 /// The upper level: one per policy set. Sees the whole machine, hands out grants.
 pub trait Allocator {
     /// Once, first. An error, in words that name the value and the rule, keeps the policy from serving.

@@ -6,20 +6,21 @@
 //! can hold the target. Below the floor it goes only when latency is infeasible there; when nothing holds
 //! the target it runs the cheapest sub-network at the highest OPP. Then accuracy, then the OPP.
 //!
-//! **Down fast.** A move down, or up in OPP, follows [`SLOW_OF`] newest inferences of which
-//! [`SLOW_MIN`] missed the target by their service time alone; or [`LATE_MIN`] late ones among
-//! [`window::KEPT`] (significantly more than the 5 % a 95th percentile allows); or arrivals faster than
-//! service; or an inference in flight for twice the target. A single late inference moves nothing.
+//! **Down fast.** A forced move (a cheaper sub-network, or a faster clock) follows when 3 of the 8 newest
+//! inferences missed the target by their service time alone; when 5 of the 64 kept missed it at all
+//! (significantly more than the 5 % that a 95th percentile allows); or when inferences arrive faster than
+//! they are served, or are dropped. A single late inference moves nothing.
 //!
-//! **A backlog is sprinted off.** When what already waits cannot be served in time, the most accurate
-//! sub-network that can serve it runs at the highest OPP until the queue is gone, then the choice before
+//! **A backlog is sprinted off.** When what already waits cannot be served in time, or one inference has
+//! been in flight for three times the target, the most accurate sub-network that can serve the queue runs at the highest OPP until the queue is gone, then the choice before
 //! returns. A burst or a stall thus costs a few frames of accuracy, no change of mind; sprinting much of
 //! the time is a failure of the choice.
 //!
-//! **Up slowly.** After `dwell-ms`, to a point whose predicted 95th percentile leaves
-//! [`UP_MARGIN`] to the target, and which has not failed lately (see [`failures`]).
+//! **Up slowly.** After `dwell-ms`, to a point whose predicted 95th percentile lies below 85 % of the
+//! target, and which has not failed lately (`failures.rs`). A free move that fails is taken back to where
+//! it came from.
 //!
-//! What it believes is in [`model`]: one scale, learned fast from every inference, and shapes learned
+//! What it believes is in `model.rs`: one scale, learned fast from every inference, and shapes learned
 //! slowly. Without a measured OPP the one it asked for is taken to hold. On a `permille` domain the
 //! frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
@@ -36,17 +37,17 @@ use policy_sdk::{App, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View,
 use window::{Sample, Window};
 
 /// A free move wants the predicted 95th percentile below this share of the target, thousandths.
-pub const UP_MARGIN: u64 = 850;
+const UP_MARGIN: u64 = 850;
 /// A forced move aims here.
 const DOWN_MARGIN: u64 = 920;
 /// Utilisation of the application's server that a choice may plan for, thousandths.
 const BUSY_MAX: u64 = 900;
 /// Of this many newest inferences ...
-pub const SLOW_OF: usize = 8;
+const SLOW_OF: usize = 8;
 /// ... so many slow ones force a move.
-pub const SLOW_MIN: usize = 3;
+const SLOW_MIN: usize = 3;
 /// So many late ones among all kept force a move.
-pub const LATE_MIN: usize = 5;
+const LATE_MIN: usize = 5;
 /// Samples before a free move, and before learning from one.
 const SAMPLES: usize = 8;
 /// A backlog must be seen this many ticks in a row.
@@ -353,7 +354,7 @@ impl TandemTuner {
         }
         if let Some(sprint) = self.sprint {
             let vain = now_ns.saturating_sub(sprint.since_ns) > SPRINT_MAX_NS;
-            if seen.app.queue > 0 && !vain {
+            if (seen.app.queue > 0 || self.stuck(seen)) && !vain {
                 return sprint.point;
             }
             self.sprint = None;
@@ -387,7 +388,8 @@ impl TandemTuner {
             let left = left.saturating_sub(seen.app.in_flight_ns.unwrap_or(left));
             service.saturating_mul(u64::from(seen.app.queue)).saturating_add(left)
         };
-        if seen.app.queue < 2 || last_in_queue(point) <= target {
+        let waiting = seen.app.queue >= 2 && last_in_queue(point) > target;
+        if !waiting && !self.stuck(seen) {
             self.backlog_ticks = 0;
             return None;
         }
@@ -403,19 +405,21 @@ impl TandemTuner {
         (faster(subnet) != point).then(|| faster(subnet))
     }
 
+    /// The inference in flight is long overdue: a faster clock may still help it.
+    fn stuck(&self, seen: &View) -> bool {
+        let overdue = self.target.latency_ns.map(|t| t.saturating_mul(3));
+        seen.app.in_flight_ns.zip(overdue).is_some_and(|(in_flight, overdue)| in_flight > overdue)
+    }
+
     /// Does the present choice fail?
     fn failing(&self, seen: &View, point: Point, scale: Option<(u64, u64)>) -> bool {
         let dropped = seen.app.dropped > 0;
         let median = scale.map(|(median, _)| median);
         let enough = self.window.count(self.generation) >= SAMPLES;
         let overrun = median.is_some_and(|m| enough && self.busy(point, m) > 1000);
-        let Some(target) = self.target.latency_ns else { return dropped || overrun };
-        let stuck = seen.app.in_flight_ns.is_some_and(|t| t > target.saturating_mul(2));
-        // What began before the choice is not its fault.
-        let stuck = stuck && seen.at_ns.saturating_sub(self.since_ns) > target.saturating_mul(2);
         let slow = self.window.among(SLOW_OF, self.generation, |s| s.slow) >= SLOW_MIN;
         let late = self.window.among(window::KEPT, self.generation, |s| s.late) >= LATE_MIN;
-        dropped || overrun || stuck || slow || late
+        dropped || overrun || slow || late
     }
 
     /// Utilisation of the application's server at that point, thousandths.

@@ -238,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn one_generation_is_rescaled_or_dropped_without_the_others() {
+        let mut w = Window::new();
+        for generation in [1, 1, 1, 2] {
+            w.push(Sample { generation, ..sample(1000) });
+        }
+        w.rescale(2, 1000, 2000);
+        assert_eq!((w.median_of(0, 1), w.median_of(0, 2)), (Some(1000), Some(500)));
+        w.drop_generation(1);
+        assert_eq!((w.count(1), w.count(2), w.scale(0)), (0, 1, Some((500, 500))));
+    }
+
+    #[test]
     fn the_ring_forgets_the_oldest() {
         let mut w = Window::new();
         for i in 0..(KEPT as u64 * 2) {
