@@ -366,3 +366,72 @@ fn a_thermal_cap_does_not_stick() {
         policies().iter().all(|n| max(n) == full(n))
     });
 }
+
+#[test]
+fn closed_limits_hold_a_real_clock() {
+    if !may_change_cpufreq() {
+        return;
+    }
+    dress("performance");
+    let before = cpufreq_settings();
+    let board = probed();
+    let run_dir = tempfile::tempdir().unwrap();
+    let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
+    // Saves; the clocks below are set another way than the one it chose.
+    drop(Cpufreq::start(&board, &mut claim, &Options::default(), &mut vec![]).unwrap());
+    for (id, domain) in board.ids() {
+        let crate::board::DomainKind::Cpufreq { policy } = domain.kind else { continue };
+        let dir = format!("{CPUFREQ}/policy{policy}");
+        write(&format!("{dir}/scaling_governor"), "performance");
+        let mut clock = cpufreq::range(Path::new(ROOT), id, domain, policy).unwrap();
+        for opp in [3, 1, 2, 0, 4] {
+            // One half moves the clock, the other finds nothing to do.
+            let halves = [Half::Raise, Half::Lower].map(|half| clock.set(OppIndex(opp), half));
+            assert!(halves.iter().all(Result::is_ok), "{halves:?}");
+            let wanted = domain.opps[usize::from(opp)].freq.raw.to_string();
+            for file in ["scaling_min_freq", "scaling_max_freq", "scaling_cur_freq"] {
+                assert_eq!(read(&format!("{dir}/{file}")), wanted, "{file}");
+            }
+        }
+    }
+    let errors = claim.restore();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(cpufreq_settings(), before);
+}
+
+#[test]
+fn a_real_devfreq_device_is_set_and_put_back() {
+    if !may_change_cpufreq() {
+        return;
+    }
+    let board = probed();
+    let hit = board.ids().find_map(|(id, d)| match &d.kind {
+        crate::board::DomainKind::Devfreq { device } => Some((id, d, format!("/sys/class/devfreq/{device}"))),
+        _ => None,
+    });
+    let Some((id, domain, dir)) = hit else {
+        println!("skipped: needs a devfreq device (the VM's boot -D)");
+        return;
+    };
+    write(&format!("{dir}/min_freq"), &domain.opps[1].freq.raw.to_string());
+    let settings = || ["governor", "min_freq", "max_freq"].map(|f| read(&format!("{dir}/{f}")));
+    let before = settings();
+    let run_dir = tempfile::tempdir().unwrap();
+    let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
+    let mut notes = vec![];
+    let started = devfreq::Devfreq::start(&board, &mut claim, &Options::default(), &mut notes);
+    let mut devfreq = started.unwrap().unwrap();
+    for opp in [2, 0, 3, 1] {
+        for half in [Half::Raise, Half::Lower] {
+            devfreq.set(|d| (d == id).then_some(OppIndex(opp)), half).unwrap();
+        }
+        let wanted = domain.opps[usize::from(opp)].freq.raw.to_string();
+        eventually("the device follows its limits", || read(&format!("{dir}/target_freq")) == wanted);
+        assert_eq!(devfreq.standing(id), Some(OppIndex(opp)));
+    }
+    assert_ne!(settings(), before);
+    println!("measured: {notes:?}");
+    let errors = claim.restore();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(settings(), before);
+}
