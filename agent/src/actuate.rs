@@ -19,9 +19,9 @@ pub mod saved;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod real;
+#[cfg(test)]
+mod tests;
 
 use crate::board::Board;
 use crate::envelope::Admitted;

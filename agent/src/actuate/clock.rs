@@ -4,6 +4,7 @@ use super::attr::Attr;
 use super::{ActuateError, Half};
 use crate::board::Domain;
 use crate::units::{DomainId, OppIndex};
+use std::time::Duration;
 
 /// How a clock is set.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Clock {
             return if same && again { Ok(()) } else { Err(e) };
         }
         self.told = false;
-        let read = self.seen.read_number()?;
+        let read = self.read_back(raw)?;
         self.now = Some(read);
         let missed =
             if read.abs_diff(raw) > self.slack { Some((&self.seen, read)) } else { self.other_end(raw)? };
@@ -95,6 +96,23 @@ impl Clock {
         let (path, wrote, read) = (attr.path().into(), raw.to_string(), read.to_string());
         self.told = true;
         Err(ActuateError::NotReached { path, wrote, read })
+    }
+
+    /// What is in force after a write. A set speed is in force when the write returns; limits take force in
+    /// a work item of the kernel's, which needs the CPU: they are given up to a millisecond.
+    fn read_back(&self, raw: u64) -> Result<u64, ActuateError> {
+        let mut read = self.seen.read_number()?;
+        if let How::Range { min, .. } = &self.how {
+            for _ in 0..10 {
+                let there = |read: u64| read.abs_diff(raw) <= self.slack;
+                if there(read) && there(min.read_number()?) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_micros(100));
+                read = self.seen.read_number()?;
+            }
+        }
+        Ok(read)
     }
 
     /// The limits must never cross: the one that makes room goes first.

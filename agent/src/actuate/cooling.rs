@@ -17,36 +17,45 @@ pub enum Of<'a> {
 }
 
 /// How often a held limit is looked at again.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
+/// How long a limit must stand with no device active: the kernel clears a device's state first and lifts
+/// the limit later, in a work item.
+const SETTLE: Duration = Duration::from_millis(200);
 
-/// Every active cooling device: its folder name and type.
-fn active(root: &Path) -> Vec<(String, String)> {
+/// A cooling device.
+struct Device {
+    /// Its folder.
+    name: String,
+    kind: String,
+    active: bool,
+}
+
+fn devices(root: &Path) -> Vec<Device> {
     let Ok(dir) = std::fs::read_dir(below(root, "/sys/class/thermal")) else { return vec![] };
-    let mut found: Vec<(String, String)> = dir
+    let mut found: Vec<Device> = dir
         .filter_map(|e| e.ok()?.file_name().into_string().ok())
         .filter(|name| name.starts_with("cooling_device"))
         .filter_map(|name| {
             let at = |file: &str| read_value(root, &format!("/sys/class/thermal/{name}/{file}")).ok();
-            let state: u64 = at("cur_state")?.parse().ok()?;
-            let kind = if state > 0 { at("type")? } else { return None };
-            Some((name, kind))
+            let (kind, state) = (at("type")?, at("cur_state")?.parse::<u64>().ok()?);
+            Some(Device { name, kind, active: state > 0 })
         })
         .collect();
-    found.sort();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
 
 /// Whether any cooling device that sets clocks is active.
 pub fn any_active(root: &Path) -> bool {
-    active(root)
-        .iter()
-        .any(|(_, kind)| kind == "Processor" || kind.contains("cpufreq") || kind.contains("devfreq"))
+    let sets_clocks =
+        |kind: &str| kind == "Processor" || kind.contains("cpufreq") || kind.contains("devfreq");
+    devices(root).iter().any(|d| d.active && sets_clocks(&d.kind))
 }
 
-/// The active cooling device that may hold this clock down. Names: `cpufreq-cpu0`, `devfreq-gpu`
+/// The cooling devices that may hold this clock down. Names: `cpufreq-cpu0`, `devfreq-gpu`
 /// (drivers/thermal/{cpufreq,devfreq}_cooling.c since 5.12); `thermal-cpufreq-0`, `thermal-devfreq-0`
 /// (before: they do not say whose) and ACPI's `Processor` count for every clock of their kind.
-pub fn holder(root: &Path, of: Of<'_>) -> Option<String> {
+fn holders(root: &Path, of: Of<'_>) -> Vec<Device> {
     let hit = |kind: &str| match of {
         Of::Cpus(cpus) => match kind.strip_prefix("cpufreq-cpu") {
             Some(n) => n.parse().is_ok_and(|n| cpus.contains(&n)),
@@ -57,7 +66,7 @@ pub fn holder(root: &Path, of: Of<'_>) -> Option<String> {
             None => kind.starts_with("thermal-devfreq"),
         },
     };
-    active(root).into_iter().find(|(_, kind)| hit(kind)).map(|(name, kind)| format!("{name} ({kind})"))
+    devices(root).into_iter().filter(|d| hit(&d.kind)).collect()
 }
 
 /// The limit to save: what `read` gives once no cooling device holds it below `top`, else, after
@@ -71,22 +80,25 @@ pub fn unheld_limit<E>(
     read: impl Fn() -> Result<u64, E>,
 ) -> Result<(u64, Option<String>), E> {
     let deadline = Instant::now() + patience;
+    let mut calm: Option<Instant> = None;
     loop {
-        // The holder first: a device that lets go between the two reads has raised the limit already.
-        let holder = holder(root, of);
+        let holders = holders(root, of);
         let limit = read()?;
-        match holder {
-            Some(holder) if limit < top => {
-                if Instant::now() >= deadline {
-                    let note = format!(
-                        "{path}: {holder} held it down at {limit} for {} ms; {top}, the hardware's maximum, is saved instead",
-                        patience.as_millis()
-                    );
-                    return Ok((top, Some(note)));
-                }
-                std::thread::sleep(POLL);
-            }
-            _ => return Ok((limit, None)),
+        if limit >= top || holders.is_empty() {
+            return Ok((limit, None));
         }
+        if let Some(Device { name, kind, .. }) = holders.iter().find(|d| d.active) {
+            calm = None;
+            if Instant::now() >= deadline {
+                let ms = patience.as_millis();
+                let note = format!(
+                    "{path}: {name} ({kind}) held it down at {limit} for {ms} ms; {top}, the hardware's maximum, is saved instead"
+                );
+                return Ok((top, Some(note)));
+            }
+        } else if calm.get_or_insert_with(Instant::now).elapsed() >= SETTLE {
+            return Ok((limit, None));
+        }
+        std::thread::sleep(POLL);
     }
 }

@@ -218,8 +218,13 @@ fn open(
         "domain {:?}: no `userspace` governor here; the clock is set by closing the limits (min = max) under `{before}`",
         domain.name
     ));
-    let (min, max) =
-        (Attr::open(root, &file("scaling_min_freq"))?, Attr::open(root, &file("scaling_max_freq"))?);
-    let seen = Attr::open_read(root, &file("scaling_max_freq"))?;
-    Ok(Clock::new(id, domain, How::Range { min, max }, seen, 0))
+    range(root, id, domain, policy)
+}
+
+/// A clock set by its limits.
+pub(super) fn range(root: &Path, id: DomainId, domain: &Domain, policy: u32) -> Result<Clock, ActuateError> {
+    let dir = dir(policy);
+    let [min, max] = ["min", "max"].map(|limit| Attr::open(root, &format!("{dir}/scaling_{limit}_freq")));
+    let seen = Attr::open_read(root, &format!("{dir}/scaling_max_freq"))?;
+    Ok(Clock::new(id, domain, How::Range { min: min?, max: max? }, seen, 0))
 }

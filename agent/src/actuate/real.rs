@@ -24,6 +24,15 @@ fn write(path: &str, value: &str) {
     write_value(Path::new(ROOT), path, value).unwrap();
 }
 
+/// Waits for what the kernel does in its own time.
+fn eventually(what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A busy loop, ended with the test.
 struct Spinner(Child);
 
@@ -175,9 +184,12 @@ fn cpufreq_settings() -> Vec<(String, String)> {
 }
 
 fn may_change_cpufreq() -> bool {
-    let may = std::env::var_os("TANDEM_TEST_CPUFREQ").is_some() && Path::new(CPUFREQ).join("policy0").exists();
+    let may =
+        std::env::var_os("TANDEM_TEST_CPUFREQ").is_some() && Path::new(CPUFREQ).join("policy0").exists();
     if !may {
-        println!("skipped: needs a machine with cpufreq whose clocks may be changed, TANDEM_TEST_CPUFREQ=1 (the VM)");
+        println!(
+            "skipped: needs a machine with cpufreq whose clocks may be changed, TANDEM_TEST_CPUFREQ=1 (the VM)"
+        );
     }
     may
 }
@@ -208,8 +220,11 @@ fn dress(governor: &str) {
         let steps = read(&format!("{dir}/scaling_available_frequencies"));
         let mut steps: Vec<u64> = steps.split_ascii_whitespace().map(|f| f.parse().unwrap()).collect();
         steps.sort_unstable();
-        write(&format!("{dir}/scaling_min_freq"), &steps[1].to_string());
-        write(&format!("{dir}/scaling_max_freq"), &steps[steps.len() - 2].to_string());
+        for (limit, step) in [("min", steps[1]), ("max", steps[steps.len() - 2])] {
+            let (limit, step) = (format!("{dir}/scaling_{limit}_freq"), step.to_string());
+            write(&limit, &step);
+            eventually("a limit in force", || read(&limit) == step);
+        }
         if governor == "userspace" {
             write(&format!("{dir}/scaling_setspeed"), &steps[2].to_string());
         }
@@ -251,7 +266,7 @@ fn real_governors_come_back_with_their_tunables() {
         let mut cpufreq = Cpufreq::start(&board, &mut claim, &options, &mut notes).unwrap().unwrap();
         assert!(notes.is_empty(), "{notes:?}");
         let mut reached = 0;
-        for opp in [2, 1, 3, 2] {
+        for opp in [2, 1, 2, 3] {
             for half in [Half::Raise, Half::Lower] {
                 cpufreq.set(|_| Some(OppIndex(opp)), half).unwrap();
             }
@@ -288,10 +303,18 @@ fn an_opp_above_a_users_limit_is_not_reached_and_told() {
     assert_eq!(cpufreq.standing(DomainId(0)), Some(OppIndex(top.0 - 1)));
     cpufreq.set(first, Half::Raise).unwrap();
     let policy = &policies()[0];
-    write(&format!("{CPUFREQ}/{policy}/scaling_max_freq"), &read(&format!("{CPUFREQ}/{policy}/cpuinfo_max_freq")));
+    write(
+        &format!("{CPUFREQ}/{policy}/scaling_max_freq"),
+        &read(&format!("{CPUFREQ}/{policy}/cpuinfo_max_freq")),
+    );
+    let speed = format!("{CPUFREQ}/{policy}/scaling_setspeed");
+    eventually("the governor rises when the limit is lifted", || {
+        read(&speed) == board.domains[0].opps[usize::from(top.0)].freq.raw.to_string()
+    });
     cpufreq.set(first, Half::Raise).unwrap();
-    assert_eq!(cpufreq.standing(DomainId(0)), Some(top), "the governor rises when the limit is lifted");
-    assert!(claim.restore().is_empty());
+    assert_eq!(cpufreq.standing(DomainId(0)), Some(top));
+    let errors = claim.restore();
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 #[test]
@@ -312,25 +335,103 @@ fn a_thermal_cap_does_not_stick() {
     }
     let full = |n: &String| read(&format!("{CPUFREQ}/{n}/cpuinfo_max_freq"));
     let spinners: Vec<Spinner> = (0..cpus()).map(|_| Spinner::start()).collect();
-    let capped = |n: &String| read(&format!("{CPUFREQ}/{n}/scaling_max_freq")) != full(n);
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !policies().iter().all(capped) {
-        assert!(Instant::now() < deadline, "the kernel never capped");
-        std::thread::sleep(Duration::from_millis(20));
+    let max = |n: &String| read(&format!("{CPUFREQ}/{n}/scaling_max_freq"));
+    let impatient = Options { cooling_patience: Duration::ZERO, ..Options::default() };
+    // The kernel caps and lets go every second or so: each round saves at another moment of that.
+    for round in 0..8 {
+        eventually("the kernel caps", || policies().iter().any(|n| max(n) != full(n)));
+        std::thread::sleep(Duration::from_millis(70 * round));
+        let run_dir = tempfile::tempdir().unwrap();
+        let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
+        let mut notes = vec![];
+        let cpufreq = Cpufreq::start(&probed(), &mut claim, &impatient, &mut notes).unwrap();
+        let saved: saved::Saved =
+            serde_json::from_slice(&std::fs::read(claim.state_file()).unwrap()).unwrap();
+        for (n, entry) in policies().iter().zip(&saved.entries) {
+            let limits = entry.steps.iter().find_map(|s| match s {
+                saved::Step::Write { settings } => {
+                    settings.iter().find(|s| s.path.ends_with("scaling_max_freq"))
+                }
+                _ => None,
+            });
+            assert_eq!(limits.unwrap().value, full(n), "round {round}: the cap would stick; {notes:?}");
+        }
+        drop(cpufreq);
+        let errors = claim.restore();
+        assert!(errors.is_empty(), "{errors:?}");
+        println!("measured: round {round}: {} notes", notes.len());
     }
+    drop(spinners);
+    eventually("the limits are open when the machine is cool", || {
+        policies().iter().all(|n| max(n) == full(n))
+    });
+}
+
+#[test]
+fn closed_limits_hold_a_real_clock() {
+    if !may_change_cpufreq() {
+        return;
+    }
+    dress("performance");
+    let before = cpufreq_settings();
+    let board = probed();
     let run_dir = tempfile::tempdir().unwrap();
     let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
-    let impatient = Options { cooling_patience: Duration::ZERO, ..Options::default() };
-    let mut notes = vec![];
-    let cpufreq = Cpufreq::start(&probed(), &mut claim, &impatient, &mut notes).unwrap();
-    println!("measured: {notes:?}");
-    assert!(!notes.is_empty(), "a cap was in force when it was saved");
-    drop((cpufreq, spinners));
+    // Saves; the clocks below are set another way than the one it chose.
+    drop(Cpufreq::start(&board, &mut claim, &Options::default(), &mut vec![]).unwrap());
+    for (id, domain) in board.ids() {
+        let crate::board::DomainKind::Cpufreq { policy } = domain.kind else { continue };
+        let dir = format!("{CPUFREQ}/policy{policy}");
+        write(&format!("{dir}/scaling_governor"), "performance");
+        let mut clock = cpufreq::range(Path::new(ROOT), id, domain, policy).unwrap();
+        for opp in [3, 1, 2, 0, 4] {
+            // One half moves the clock, the other finds nothing to do.
+            let halves = [Half::Raise, Half::Lower].map(|half| clock.set(OppIndex(opp), half));
+            assert!(halves.iter().all(Result::is_ok), "{halves:?}");
+            let wanted = domain.opps[usize::from(opp)].freq.raw.to_string();
+            for file in ["scaling_min_freq", "scaling_max_freq", "scaling_cur_freq"] {
+                assert_eq!(read(&format!("{dir}/{file}")), wanted, "{file}");
+            }
+        }
+    }
     let errors = claim.restore();
     assert!(errors.is_empty(), "{errors:?}");
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while policies().iter().any(capped) {
-        assert!(Instant::now() < deadline, "the cap stuck");
-        std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(cpufreq_settings(), before);
+}
+
+#[test]
+fn a_real_devfreq_device_is_set_and_put_back() {
+    if !may_change_cpufreq() {
+        return;
     }
+    let board = probed();
+    let hit = board.ids().find_map(|(id, d)| match &d.kind {
+        crate::board::DomainKind::Devfreq { device } => Some((id, d, format!("/sys/class/devfreq/{device}"))),
+        _ => None,
+    });
+    let Some((id, domain, dir)) = hit else {
+        println!("skipped: needs a devfreq device (the VM's boot -D)");
+        return;
+    };
+    write(&format!("{dir}/min_freq"), &domain.opps[1].freq.raw.to_string());
+    let settings = || ["governor", "min_freq", "max_freq"].map(|f| read(&format!("{dir}/{f}")));
+    let before = settings();
+    let run_dir = tempfile::tempdir().unwrap();
+    let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
+    let mut notes = vec![];
+    let started = devfreq::Devfreq::start(&board, &mut claim, &Options::default(), &mut notes);
+    let mut devfreq = started.unwrap().unwrap();
+    for opp in [2, 0, 3, 1] {
+        for half in [Half::Raise, Half::Lower] {
+            devfreq.set(|d| (d == id).then_some(OppIndex(opp)), half).unwrap();
+        }
+        let wanted = domain.opps[usize::from(opp)].freq.raw.to_string();
+        eventually("the device follows its limits", || read(&format!("{dir}/target_freq")) == wanted);
+        assert_eq!(devfreq.standing(id), Some(OppIndex(opp)));
+    }
+    assert_ne!(settings(), before);
+    println!("measured: {notes:?}");
+    let errors = claim.restore();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(settings(), before);
 }

@@ -10,6 +10,12 @@ use super::process;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
+
+/// A limit written to cpufreq takes force in a work item (`handle_update`, drivers/cpufreq/cpufreq.c):
+/// what is read back is given this long.
+const SETTLE: Duration = Duration::from_millis(5);
+const SETTLE_TRIES: u32 = 20;
 
 /// One value of one kernel file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,19 +161,25 @@ fn write_all(settings: &[Setting], root: &Path) -> Vec<String> {
 fn put(setting: &Setting, root: &Path) -> Result<(), String> {
     let Setting { path, value } = setting;
     write_value(root, path, value).map_err(|e| e.to_string())?;
-    let read = read_value(root, path).map_err(|e| e.to_string())?;
-    if read == *value {
-        return Ok(());
-    }
-    // The kernel keeps devfreq limits in kHz, and shows a limit as the cooling device leaves it: what was
-    // written is kept and comes back when the machine is cool.
     let is_clock = path.ends_with("_freq") || path.ends_with("scaling_setspeed");
-    if let (true, Ok(read), Ok(wanted)) = (is_clock, read.parse::<u64>(), value.parse::<u64>()) {
-        let devfreq_rounding = path.contains("/devfreq/") && read.abs_diff(wanted) < 1000;
-        let held_down = read < wanted && cooling::any_active(root);
-        if devfreq_rounding || held_down {
+    let mut read = read_value(root, path).map_err(|e| e.to_string())?;
+    for _ in 0..SETTLE_TRIES {
+        if read == *value {
             return Ok(());
         }
+        if !is_clock {
+            break;
+        }
+        if let (Ok(read), Ok(wanted)) = (read.parse::<u64>(), value.parse::<u64>()) {
+            // The kernel keeps devfreq limits in kHz, and shows a limit as the cooling device leaves it:
+            // what was written is kept and comes back when the machine is cool.
+            let devfreq_rounding = path.contains("/devfreq/") && read.abs_diff(wanted) < 1000;
+            if devfreq_rounding || (read < wanted && cooling::any_active(root)) {
+                return Ok(());
+            }
+        }
+        std::thread::sleep(SETTLE);
+        read = read_value(root, path).map_err(|e| e.to_string())?;
     }
     Err(format!("{path}: wrote {value:?}, read back {read:?}"))
 }
