@@ -43,6 +43,9 @@ pub struct Options {
     /// The board: `auto`, a shipped one's name, or a file.
     #[arg(long, default_value = "auto")]
     pub board: String,
+    /// CPUs of the co-runner, one busy thread each; all by default.
+    #[arg(long, value_delimiter = ',')]
+    pub burn_cpus: Vec<usize>,
     /// Write a mark per phase for the VM's host.
     #[arg(long)]
     pub marks: bool,

@@ -64,6 +64,9 @@ enum What {
         /// Threads.
         #[arg(long, default_value_t = 1)]
         threads: u16,
+        /// On these CPUs only.
+        #[arg(long, value_delimiter = ',')]
+        cpus: Vec<usize>,
     },
 }
 
@@ -156,15 +159,22 @@ fn carry_out(what: What) -> anyhow::Result<()> {
         #[cfg(feature = "demo")]
         What::Demo(options) => tandem::demo::run(&options),
         What::Panic { agent } => say(&agent, &Command::Panic {}),
-        What::Burn { threads } => {
-            let spin = || loop {
-                std::hint::spin_loop();
-            };
-            let threads: Vec<_> = (0..threads).map(|_| std::thread::spawn(spin)).collect();
-            threads.into_iter().for_each(|t| drop(t.join()));
-            Ok(())
-        }
+        What::Burn { threads, cpus } => burn(threads, &cpus),
     }
+}
+
+fn burn(threads: u16, cpus: &[usize]) -> anyhow::Result<()> {
+    if !cpus.is_empty() {
+        let mut set = nix::sched::CpuSet::new();
+        cpus.iter().try_for_each(|&c| set.set(c)).context("--cpus")?;
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("--cpus")?;
+    }
+    let spin = || loop {
+        std::hint::spin_loop();
+    };
+    let threads: Vec<_> = (0..threads).map(|_| std::thread::spawn(spin)).collect();
+    threads.into_iter().for_each(|t| drop(t.join()));
+    Ok(())
 }
 
 fn show_board(board: &board::Board) {

@@ -119,7 +119,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         sources,
         board,
         gate,
-        run_dir: config.run_dir.clone(),
     };
     tracing::info!(
         board = %agent.board.name,
@@ -243,7 +242,6 @@ struct Agent {
     sources: Sources,
     board: Board,
     gate: Gate,
-    run_dir: PathBuf,
     ticks: Ticks,
     lost: Vec<String>,
     notes: Vec<String>,

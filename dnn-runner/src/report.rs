@@ -145,6 +145,8 @@ pub struct Tally {
 struct Report<'a> {
     #[serde(flatten)]
     setup: &'a Setup,
+    /// Zero of the time line, ns of `CLOCK_MONOTONIC`.
+    began_ns: u64,
     wall_s: f64,
     cpu_s: f64,
     totals: Counts,
@@ -261,6 +263,7 @@ impl Tally {
         let c = self.counts;
         let report = Report {
             setup: &self.setup,
+            began_ns: self.began,
             wall_s: to_f64(now.saturating_sub(self.began)) / 1e9,
             cpu_s: to_f64(cpu_ns) / 1e9,
             totals: c,

@@ -21,10 +21,6 @@ const DATASET: &str = "/usr/share/datasets/fashion-mnist";
 pub struct Counts {
     /// s since the stage was set.
     pub t: f64,
-    /// Frames that arrived.
-    pub arrived: u64,
-    /// Frames finished.
-    pub done: u64,
     /// Frames dropped.
     pub dropped: u64,
     /// CPU time of the runner, s.
@@ -54,6 +50,7 @@ pub struct Stage {
     agent: Child,
     runner: Child,
     co_runner: Option<Child>,
+    burn_cpus: Vec<usize>,
     began: u64,
     timeline: PathBuf,
     target_ms: f64,
@@ -119,6 +116,7 @@ impl Stage {
             agent,
             runner,
             co_runner: None,
+            burn_cpus: options.burn_cpus.clone(),
             began: now().0,
             timeline,
             target_ms: options.target_ms,
@@ -196,9 +194,16 @@ impl Stage {
             let _ = child.wait();
         }
         if on {
-            let cpus = std::thread::available_parallelism()?.to_string();
+            let all = std::thread::available_parallelism()?.get();
+            let threads = if self.burn_cpus.is_empty() { all } else { self.burn_cpus.len() };
             let me = std::env::current_exe().context("path of this program")?;
-            let child = std::process::Command::new(me).args(["burn", "--threads", &cpus]).spawn();
+            let mut burn = std::process::Command::new(me);
+            burn.args(["burn", "--threads", &threads.to_string()]);
+            if !self.burn_cpus.is_empty() {
+                let cpus: Vec<_> = self.burn_cpus.iter().map(ToString::to_string).collect();
+                burn.args(["--cpus", &cpus.join(",")]);
+            }
+            let child = burn.spawn();
             self.co_runner = Some(child.context("start the co-runner")?);
         }
         Ok(())
@@ -217,8 +222,6 @@ impl Stage {
         let (status, app) = self.status()?;
         Ok(Counts {
             t: self.seconds(),
-            arrived: app.arrived,
-            done: app.done,
             dropped: app.dropped,
             runner_cpu: cpu_seconds(app.pid)?,
             agent_cpu: cpu_seconds(self.agent.id())?,
@@ -274,26 +277,29 @@ impl Stage {
         terminate(&mut self.runner);
         let text = std::fs::read_to_string(&self.timeline)
             .with_context(|| format!("{}: the runner's time line", self.timeline.display()))?;
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(self.timeline.with_file_name("runner.json"))?)?;
+        let zero = report["began_ns"].as_u64().context("the runner's report has no began_ns")?;
+        // The stage was set after the runner had begun.
+        let offset = seconds_between(zero, self.began);
         let mut lines = text.lines();
         let columns: Vec<_> = lines.next().context("an empty time line")?.split(',').collect();
         let column = |name: &str| {
             columns.iter().position(|c| *c == name).with_context(|| format!("no column {name} in the time line"))
         };
-        let (done, latency, subnet) = (column("done_ns")?, column("latency_ms")?, column("subnet")?);
-        let (correct, images) = (column("correct")?, column("labelled")?);
+        let (t, latency, subnet) = (column("t_s")?, column("latency_ms")?, column("subnet")?);
+        let (correct, images) = (column("correct")?, column("images")?);
         let mut seen = Vec::new();
         for line in lines {
             let fields: Vec<_> = line.split(',').collect();
             let field = |i: usize| fields.get(i).copied().with_context(|| format!("short line {line:?}"));
-            let done: u64 = field(done)?.parse()?;
-            if done < self.began {
+            let t = field(t)?.parse::<f64>()? - offset;
+            if t < 0.0 {
                 continue;
             }
-            let frame = Frame {
-                t: seconds_between(self.began, done),
-                latency_ms: field(latency)?.parse()?,
-                subnet: field(subnet)?.parse()?,
-            };
+            let name = field(subnet)?;
+            let position = self.subnets.iter().position(|s| s.0 == name);
+            let subnet = position.with_context(|| format!("unknown sub-network {name:?} in the time line"))?;
+            let frame = Frame { t, latency_ms: field(latency)?.parse()?, subnet };
             seen.push(Seen { frame, correct: field(correct)?.parse()?, images: field(images)?.parse()? });
         }
         Ok(seen)

@@ -252,6 +252,12 @@ impl std::fmt::Display for PolicyKind {
     }
 }
 
+impl std::fmt::Display for PolicyInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {} bytes, sha256 {}", self.kind, self.size, self.sha256)
+    }
+}
+
 /// What `tandem policy check` tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyInfo {
