@@ -428,7 +428,7 @@ impl Sense {
             return Totals { opp_time: vec![None; self.domains.len()], ..Totals::default() };
         };
         let at = now();
-        let ids = (0..self.domains.len()).map(|i| domain_id(i));
+        let ids = (0..self.domains.len()).map(domain_id);
         Totals {
             delay_histogram: sched.delay_histogram().to_vec(),
             idle_residency: sched.idle_residency(at),

@@ -234,7 +234,7 @@ mod tests {
         sense.sample(start, &mut seen);
         proc.write("stat", AFTER);
         sys.write("class/devfreq/gpu/trans_stat", "Total transition : 9\n");
-        while !signal(&sense, &seen, "gpu/transitions").is_some_and(|v| v == 9) {
+        while signal(&sense, &seen, "gpu/transitions").is_none_or(|v| v != 9) {
             std::thread::sleep(Duration::from_millis(1));
             sense.slow_into(&mut seen, now());
         }
