@@ -312,15 +312,17 @@ fn an_idle_cpu_is_counted_by_the_idle_hook() {
     pin_self(0);
     let Some((mut sense, mut seen, _)) = open() else { return };
     let idled = |s: &Sense| s.totals().hooks.iter().find(|h| h.hook == "cpu_idle").unwrap().fired;
-    for _ in 0..100 {
-        period(&mut sense, &mut seen, 50);
-        let quietest = seen.cpus.iter().min_by_key(|c| c.busy).unwrap();
-        if quietest.idle.unwrap().0 > 0 {
-            assert!(idled(&sense) > 0);
-            // Busy and idle share the window; entering and leaving idle belongs to neither state.
-            let busy = u64::from(quietest.busy.unwrap().0) * seen.window.0 / 1024;
-            let sum = busy + quietest.idle.unwrap().0;
-            assert!(sum <= seen.window.0 * 102 / 100, "{quietest:?} of {:?}", seen.window);
+    for _ in 0..20 {
+        let before = idled(&sense);
+        period(&mut sense, &mut seen, 300);
+        let idlest = seen.cpus.iter().max_by_key(|c| c.idle).unwrap();
+        // Several idle times, so that ended ones count, not only the open one.
+        if idlest.idle.unwrap().0 > 0 && idled(&sense) >= before + 10 {
+            // Busy and idle share the window, but for the way into and out of an idle state.
+            let busy = u64::from(idlest.busy.unwrap().0) * seen.window.0 / 1024;
+            let sum = busy + idlest.idle.unwrap().0;
+            let (low, high) = (seen.window.0 * 90 / 100, seen.window.0 * 102 / 100);
+            assert!((low..=high).contains(&sum), "{idlest:?} of {:?}", seen.window);
             return;
         }
     }
