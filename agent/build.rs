@@ -17,7 +17,8 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<(), String> {
-    let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?);
+    let manifest =
+        PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     let bpf = manifest.parent().ok_or("the agent's folder has a parent")?.join("bpf");
     println!("cargo:rerun-if-env-changed=CLANG");
@@ -42,7 +43,11 @@ fn build() -> Result<(), String> {
 fn find_clang() -> Result<PathBuf, String> {
     let answers = |p: &Path| Command::new(p).arg("--version").output().is_ok_and(|o| o.status.success());
     if let Some(named) = std::env::var_os("CLANG").map(PathBuf::from) {
-        return if answers(&named) { Ok(named) } else { Err(format!("CLANG={}: cannot be run", named.display())) };
+        return if answers(&named) {
+            Ok(named)
+        } else {
+            Err(format!("CLANG={}: cannot be run", named.display()))
+        };
     }
     let names = std::iter::once("clang".to_owned()).chain((14..=22).rev().map(|v| format!("clang-{v}")));
     names.map(PathBuf::from).find(|p| answers(p)).ok_or_else(|| {

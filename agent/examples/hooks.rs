@@ -1,6 +1,6 @@
 //! Which kernel hooks fire on this machine: counts for a while, prints JSON.
 //!
-//! `hooks [SECONDS]`, as root. Every cpufreq policy found becomes a domain, so that time in each OPP and
+//! `hooks [SECONDS]`, as root; says `counting` on stderr once it does. Every cpufreq policy found becomes a domain, so that time in each OPP and
 //! limits show as well. The host without cpufreq fires the idle hook, the VM the frequency hooks.
 
 use std::path::Path;
@@ -19,6 +19,7 @@ fn main() -> anyhow::Result<()> {
     };
     let (mut sense, lost) = Sense::open(&board, &SenseOptions::default());
     let mut seen = Snapshot::new(sense.cpus(), board.domains.len(), sense.signals().len());
+    eprintln!("counting");
     std::thread::sleep(Duration::from_secs_f64(seconds));
     sense.sample(now(), &mut seen);
     let mut limits = 0;

@@ -11,6 +11,7 @@
 
 mod cpufreq;
 mod devfreq;
+mod domain;
 #[cfg(test)]
 mod fake;
 #[expect(unsafe_code, reason = "maps BPF arrays")]
@@ -23,9 +24,10 @@ mod sched;
 mod slow;
 mod thermal;
 
-use crate::board::{Board, Domain, DomainKind};
-use crate::snapshot::{CpuSample, DomainSample, OtherSample, Signal, SignalSample, Snapshot};
-use crate::units::{AppSlot, DomainId, Milliwatts, Nanos, OppIndex, Source, Util};
+use crate::board::{Board, DomainKind};
+use crate::snapshot::{CpuSample, OtherSample, Signal, SignalSample, Snapshot};
+use crate::units::{AppSlot, DomainId, Nanos, Source, Util};
+use domain::DomainReader;
 use sched::{DomainPlan, Sched, positive};
 use serde::Serialize;
 use slow::{Gauge, Slow};
@@ -199,28 +201,6 @@ enum Fast {
     Proc(Box<proc::Proc>),
 }
 
-/// What a domain's samples are made of; numbers are positions among the slow gauges.
-#[derive(Debug, Default)]
-struct DomainReader {
-    /// Raw frequencies by rising OPP.
-    freqs: Vec<u64>,
-    /// Power of each OPP with all CPUs busy.
-    power: Vec<Option<Milliwatts>>,
-    cpus: Vec<usize>,
-    /// CPU bandwidth: the OPP is the actuator's to know.
-    stand_in: bool,
-    cpufreq: bool,
-    freq: Option<usize>,
-    max: Option<usize>,
-    load: Option<usize>,
-    transitions: Option<usize>,
-    rail: Option<usize>,
-    /// The ceiling we set ourselves.
-    own_max: Option<u64>,
-    /// Total transitions at the sample before.
-    before: Option<u64>,
-}
-
 /// The sensors of one machine.
 #[derive(Debug)]
 pub struct Sense {
@@ -248,7 +228,8 @@ impl Sense {
         power::find_rails(sys, &mut found, &mut lost);
         power::find_powercap(sys, &mut found, &mut lost);
         psi::find(&options.proc_root, &mut found, &mut lost);
-        let domains = board.domains.iter().map(|d| DomainReader::new(d, sys, &mut found, &mut lost)).collect();
+        let domains =
+            board.domains.iter().map(|d| DomainReader::new(d, sys, &mut found, &mut lost)).collect();
         let Found { signals, gauges } = found;
         let slow = Slow::start(gauges, options.slow_period).unwrap_or_else(|e| {
             lost.push(Loss::new("slow sensors", format!("their thread could not be started: {e}")));
@@ -269,6 +250,9 @@ impl Sense {
             before_other: AppTotals::default(),
         };
         let at = sense.before_at;
+        for (i, d) in sense.domains.iter_mut().enumerate() {
+            d.start(domain_id(i), &sense.fast, &sense.slow);
+        }
         sense.read_cpus(at);
         std::mem::swap(&mut sense.before_cpus, &mut sense.now_cpus);
         sense.before_other = sense.read_other(at);
@@ -292,11 +276,7 @@ impl Sense {
 
     /// Where the power of a domain's samples comes from; `None`: there is none.
     pub fn power_source(&self, domain: DomainId) -> Option<Source> {
-        let d = self.domains.get(usize::from(domain.0))?;
-        match d.rail {
-            Some(_) => Some(Source::Measured),
-            None => (!d.stand_in && d.power.iter().all(Option::is_some)).then_some(Source::Modelled),
-        }
+        self.domains.get(usize::from(domain.0))?.power_source()
     }
 
     /// Fills the period that ends at `now` (`CLOCK_MONOTONIC`): CPUs, domains, the applications listed in
@@ -355,15 +335,15 @@ impl Sense {
 
         for (i, d) in self.domains.iter_mut().enumerate() {
             if let Some(sample) = into.domains.get_mut(i) {
-                *sample = d.sample(DomainId(u16::try_from(i).unwrap_or(u16::MAX)), &self.fast, &self.slow, &into.cpus);
+                *sample = d.sample(
+                    domain_id(i),
+                    &self.fast,
+                    &self.slow,
+                    &into.cpus,
+                );
             }
         }
-        for (i, sample) in into.signals.iter_mut().enumerate().take(self.signals.len()) {
-            *sample = match self.slow.read(i) {
-                Some((value, at)) => SignalSample { value: Some(value), age: now.since(at) },
-                None => SignalSample::default(),
-            };
-        }
+        self.slow_into(into, now);
         if let Fast::Bpf(sched) = &self.fast {
             into.lost = sched.lost();
         }
@@ -393,9 +373,11 @@ impl Sense {
     pub fn remove_app(&mut self, slot: AppSlot) -> Result<(), SenseError> {
         let Some(tgid) = self.apps.get_mut(usize::from(slot.0)).and_then(Option::take) else { return Ok(()) };
         match &mut self.fast {
-            Fast::Bpf(sched) => sched
-                .remove_app(slot, tgid)
-                .map_err(|e| SenseError { slot: slot.0, tgid, reason: e.to_string() }),
+            Fast::Bpf(sched) => sched.remove_app(slot, tgid).map_err(|e| SenseError {
+                slot: slot.0,
+                tgid,
+                reason: e.to_string(),
+            }),
             Fast::Proc(proc) => {
                 proc.remove_app(slot);
                 Ok(())
@@ -446,13 +428,22 @@ impl Sense {
             return Totals { opp_time: vec![None; self.domains.len()], ..Totals::default() };
         };
         let at = now();
-        let ids = (0..self.domains.len()).map(|i| DomainId(u16::try_from(i).unwrap_or(u16::MAX)));
+        let ids = (0..self.domains.len()).map(domain_id);
         Totals {
             delay_histogram: sched.delay_histogram().to_vec(),
             idle_residency: sched.idle_residency(at),
             opp_time: ids.map(|id| sched.opp_time(id, at)).collect(),
             hooks: sched.hooks(),
             lost: sched.lost(),
+        }
+    }
+
+    fn slow_into(&self, into: &mut Snapshot, now: Nanos) {
+        for (i, sample) in into.signals.iter_mut().enumerate().take(self.signals.len()) {
+            *sample = match self.slow.read(i) {
+                Some((value, at)) => SignalSample { value: Some(value), age: now.since(at) },
+                None => SignalSample::default(),
+            };
         }
     }
 
@@ -489,7 +480,7 @@ fn open_fast(board: &Board, options: &SenseOptions, lost: &mut Vec<Loss>) -> Fas
         if let DomainKind::Cpufreq { policy } = d.kind {
             let (now_khz, limits_khz) = cpufreq::now(&cpufreq::folder(&options.sys_root, policy));
             plans.push(DomainPlan {
-                id: DomainId(u16::try_from(i).unwrap_or(u16::MAX)),
+                id: domain_id(i),
                 cpus: d.cpus.clone(),
                 khz: d.opps.iter().map(|o| o.freq.raw).collect(),
                 now_khz,
@@ -521,108 +512,10 @@ fn open_fast(board: &Board, options: &SenseOptions, lost: &mut Vec<Loss>) -> Fas
     Fast::Proc(Box::new(proc::Proc::open(&options.proc_root, lost)))
 }
 
-impl DomainReader {
-    fn new(domain: &Domain, sys: &Path, found: &mut Found, lost: &mut Vec<Loss>) -> Self {
-        let mut reader = Self {
-            freqs: domain.opps.iter().map(|o| o.freq.raw).collect(),
-            power: domain.opps.iter().map(|o| o.power).collect(),
-            cpus: domain.cpus.iter().filter_map(|&c| usize::try_from(c).ok()).collect(),
-            rail: found.signals.iter().position(|s| s.name.strip_prefix("rail/") == Some(domain.name.as_str())),
-            ..Self::default()
-        };
-        let name = &domain.name;
-        let mut signal = |what: &str, unit: &str, gauge: Option<Box<dyn Gauge>>| {
-            let gauge = gauge?;
-            found.add(format!("{name}/{what}"), unit, gauge);
-            Some(found.len() - 1)
-        };
-        let folder = match &domain.kind {
-            DomainKind::Cpufreq { policy } => {
-                let folder = cpufreq::folder(sys, *policy);
-                let (freq, max) = cpufreq::open(&folder);
-                reader.cpufreq = true;
-                reader.freq = signal("freq", "kHz", freq);
-                reader.max = signal("max-freq", "kHz", max);
-                folder
-            }
-            DomainKind::Devfreq { device } => {
-                let folder = devfreq::folder(sys, device);
-                let device = devfreq::open(&folder);
-                reader.freq = signal("freq", "Hz", device.freq);
-                reader.max = signal("max-freq", "Hz", device.max);
-                reader.load = signal("load", "permille", device.load);
-                reader.transitions = signal("transitions", "count", device.transitions);
-                folder
-            }
-            DomainKind::CpuBandwidth => {
-                reader.stand_in = true;
-                return reader;
-            }
-        };
-        if reader.freq.is_none() {
-            lost.push(Loss::new(
-                format!("frequency of domain {name:?}"),
-                format!("{}: nothing to read it from", folder.display()),
-            ));
-        }
-        reader
-    }
-
-    fn sample(&mut self, id: DomainId, fast: &Fast, slow: &Slow, cpus: &[CpuSample]) -> DomainSample {
-        let counts = match fast {
-            Fast::Bpf(sched) if self.cpufreq => sched.domain(id),
-            _ => None,
-        };
-        let read = |i: Option<usize>| slow.read(i?).and_then(|(v, _)| u64::try_from(v).ok());
-        let total = counts.map(|c| c.transitions).or_else(|| read(self.transitions));
-        let before = std::mem::replace(&mut self.before, total);
-        // Until a hook has fired, it may be one that never does.
-        let freq = counts.filter(|c| c.transitions > 0).map(|c| c.khz).or_else(|| read(self.freq));
-        let max = counts.filter(|c| c.limit_changes > 0).map(|c| c.limit_max).or_else(|| read(self.max));
-        let opp = freq.map(|f| sched::nearest(&self.freqs, f));
-        let busy = || self.cpus.iter().map(|&c| cpus.get(c).and_then(|s| s.busy));
-        let util = match self.load {
-            Some(_) => read(self.load).and_then(|l| Util::from_busy(Nanos(l), Nanos(1000))),
-            None => busy().flatten().max(),
-        };
-        DomainSample {
-            opp: opp.map(index),
-            util,
-            cap: max.map(|m| self.cap(m)),
-            power: match self.rail {
-                Some(_) => read(self.rail).and_then(|uw| u32::try_from(uw / 1000).ok()).map(Milliwatts),
-                None => opp.and_then(|o| self.modelled(o, busy(), util)),
-            },
-            transitions: counted(before, total),
-        }
-    }
-
-    /// The highest OPP at or below `max`, the lowest if there is none; all if the ceiling is our own.
-    fn cap(&self, max: u64) -> OppIndex {
-        let top = self.freqs.len().saturating_sub(1);
-        if self.own_max == Some(max) {
-            return index(top);
-        }
-        index(self.freqs.iter().rposition(|&f| f <= max).unwrap_or(0))
-    }
-
-    /// The board's power of the OPP with all CPUs busy, by the share of them that was (of the device,
-    /// by its load). What it takes when idle is not in the model.
-    fn modelled(&self, opp: usize, busy: impl Iterator<Item = Option<Util>>, load: Option<Util>) -> Option<Milliwatts> {
-        let full = self.power.get(opp).copied().flatten()?;
-        let share = if self.cpus.is_empty() {
-            u64::from(load?.0)
-        } else {
-            let sum = busy.map(|b| b.map(|u| u64::from(u.0))).sum::<Option<u64>>()?;
-            sum / u64::try_from(self.cpus.len()).ok()?
-        };
-        u32::try_from(u64::from(full.0) * share / 1024).ok().map(Milliwatts)
-    }
-}
-
 /// The present time as the kernel's hooks see it.
 pub fn now() -> Nanos {
-    let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    let t =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     Nanos(u64::try_from(t.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -634,8 +527,8 @@ fn counted(before: Option<u64>, now: Option<u64>) -> Option<u32> {
     Some(u32::try_from(now?.saturating_sub(before?)).unwrap_or(u32::MAX))
 }
 
-fn index(i: usize) -> OppIndex {
-    OppIndex(u16::try_from(i).unwrap_or(u16::MAX))
+fn domain_id(i: usize) -> DomainId {
+    DomainId(u16::try_from(i).unwrap_or(u16::MAX))
 }
 
 fn app_slot(i: usize) -> AppSlot {

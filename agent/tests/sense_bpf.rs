@@ -126,9 +126,12 @@ fn an_applications_run_time_agrees_with_proc_and_its_open_interval_counts() {
     period(&mut sense, &mut seen, 500);
     let ran = proc_stat_time(app.0.id()).since(before);
     let counted = seen.apps[0].run.unwrap();
-    assert!(counted.0.abs_diff(ran.0) <= 30_000_000, "counted {counted:?}, /proc says {ran:?} in steps of 10 ms");
-    assert!(counted.0 * 100 >= seen.window.0 * 90, "{counted:?} of {:?}", seen.window);
-    // 90 %: the kernel lets ordinary tasks have 5 % of a CPU that a real-time one would keep.
+    assert!(
+        counted.0.abs_diff(ran.0) <= 30_000_000,
+        "counted {counted:?}, /proc says {ran:?} in steps of 10 ms"
+    );
+    assert!(counted.0 * 100 >= seen.window.0 * 80, "{counted:?} of {:?}", seen.window);
+    // 80 %: ordinary tasks get 50 ms a second of a CPU that a real-time one would keep.
     // The other spinner is "everything else".
     assert!(seen.other.run.unwrap().0 * 10 >= seen.window.0, "{:?} of {:?}", seen.other, seen.window);
     drop(other);
@@ -139,7 +142,7 @@ fn an_applications_run_time_agrees_with_proc_and_its_open_interval_counts() {
     seen.apps[0].run = None;
     period(&mut sense, &mut seen, 100);
     assert_eq!(seen.apps[0].run, None);
-    assert!(seen.other.run.unwrap().0 * 100 >= seen.window.0 * 90, "{:?} of {:?}", seen.other, seen.window);
+    assert!(seen.other.run.unwrap().0 * 100 >= seen.window.0 * 80, "{:?} of {:?}", seen.other, seen.window);
 }
 
 #[test]
@@ -167,8 +170,11 @@ fn a_sleeping_application_reads_low_and_busy_time_agrees_with_proc_stat() {
 fn busy_by_proc_stat() -> Vec<u64> {
     let stat = std::fs::read_to_string("/proc/stat").unwrap();
     let cpus = stat.lines().skip(1).take_while(|l| l.starts_with("cpu"));
-    let fields = |l: &str| l.split_whitespace().skip(1).map(|f| f.parse::<u64>().unwrap()).collect::<Vec<_>>();
-    cpus.map(fields).map(|f| (f[..3].iter().sum::<u64>() + f[5..8].iter().sum::<u64>()) * 10_000_000).collect()
+    let fields =
+        |l: &str| l.split_whitespace().skip(1).map(|f| f.parse::<u64>().unwrap()).collect::<Vec<_>>();
+    cpus.map(fields)
+        .map(|f| (f[..3].iter().sum::<u64>() + f[5..8].iter().sum::<u64>()) * 10_000_000)
+        .collect()
 }
 
 #[test]
@@ -274,24 +280,56 @@ fn delay_events_of_a_storm_are_at_most_one_a_millisecond() {
 }
 
 #[test]
+fn events_nobody_takes_fill_the_ring_and_are_counted_as_lost() {
+    let _alone = alone();
+    pin_self(1);
+    let Some((mut sense, mut seen, _)) = open() else { return };
+    let mut echo = Job(Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    for (slot, tgid) in [(AppSlot(0), std::process::id()), (AppSlot(1), echo.0.id())] {
+        sense.add_app(slot, tgid).unwrap();
+        sense.set_runq_bound(slot, Some(Nanos(1)));
+    }
+    let (mut to, mut from) = (echo.0.stdin.take().unwrap(), echo.0.stdout.take().unwrap());
+    let mut byte = [0];
+    let start = Instant::now();
+    while seen.lost == 0 && start.elapsed() < Duration::from_secs(60) {
+        for _ in 0..1000 {
+            to.write_all(b"x").unwrap();
+            from.read_exact(&mut byte).unwrap();
+        }
+        sense.sample(now(), &mut seen);
+    }
+    assert!(seen.lost > 0, "the ring holds 64 KiB");
+    let mut held = 0;
+    sense.drain_events(&mut |_| held += 1);
+    // 24 bytes each with the ring's own header.
+    assert!((2000..=2731).contains(&held), "{held}");
+}
+
+#[test]
 fn an_idle_cpu_is_counted_by_the_idle_hook() {
     let _alone = alone();
     pin_self(0);
     let Some((mut sense, mut seen, _)) = open() else { return };
     let idled = |s: &Sense| s.totals().hooks.iter().find(|h| h.hook == "cpu_idle").unwrap().fired;
-    for _ in 0..100 {
-        period(&mut sense, &mut seen, 50);
-        let quietest = seen.cpus.iter().min_by_key(|c| c.busy).unwrap();
-        if quietest.idle.unwrap().0 > 0 {
-            assert!(idled(&sense) > 0);
-            // Busy and idle share the window; entering and leaving idle belongs to neither state.
-            let busy = u64::from(quietest.busy.unwrap().0) * seen.window.0 / 1024;
-            let sum = busy + quietest.idle.unwrap().0;
-            assert!(sum <= seen.window.0 * 102 / 100, "{quietest:?} of {:?}", seen.window);
+    for _ in 0..20 {
+        let before = idled(&sense);
+        period(&mut sense, &mut seen, 300);
+        let idlest = seen.cpus.iter().max_by_key(|c| c.idle).unwrap();
+        // Several idle times, so that ended ones count, not only the open one.
+        if idlest.idle.unwrap().0 > 0 && idled(&sense) >= before + 10 {
+            // Busy and idle share the window, but for the way into and out of an idle state.
+            let busy = u64::from(idlest.busy.unwrap().0) * seen.window.0 / 1024;
+            let sum = busy + idlest.idle.unwrap().0;
+            let (low, high) = (seen.window.0 * 90 / 100, seen.window.0 * 102 / 100);
+            assert!((low..=high).contains(&sum), "{idlest:?} of {:?}", seen.window);
             return;
         }
     }
-    println!("skipped: needs a CPU that idles, or a kernel whose idle loop has the hook ({} events)", idled(&sense));
+    println!(
+        "skipped: needs a CPU that idles, or a kernel whose idle loop has the hook ({} events)",
+        idled(&sense)
+    );
 }
 
 #[test]
@@ -310,6 +348,11 @@ fn without_bpf_proc_stands_in_and_says_what_is_lost() {
     period(&mut sense, &mut seen, 500);
     assert!(seen.cpus[1].busy.unwrap().0 >= 900, "{:?}", seen.cpus[1]);
     assert_eq!((seen.cpus[1].switches, seen.domains[0].transitions), (None, None));
-    assert!(seen.apps[0].run.unwrap().0 * 100 >= seen.window.0 * 90, "{:?} of {:?}", seen.apps[0].run, seen.window);
+    assert!(
+        seen.apps[0].run.unwrap().0 * 100 >= seen.window.0 * 80,
+        "{:?} of {:?}",
+        seen.apps[0].run,
+        seen.window
+    );
     assert!(seen.apps[0].runq_delay.is_some());
 }

@@ -8,9 +8,14 @@ pub(super) fn folder(sys: &Path, policy: u32) -> PathBuf {
     sys.join(format!("devices/system/cpu/cpufreq/policy{policy}"))
 }
 
-/// `scaling_cur_freq` and `scaling_max_freq`, kHz.
-pub(super) fn open(folder: &Path) -> (Option<Box<dyn Gauge>>, Option<Box<dyn Gauge>>) {
-    (number_gauge(&folder.join("scaling_cur_freq")), number_gauge(&folder.join("scaling_max_freq")))
+/// The present frequency, kHz.
+pub(super) fn frequency(folder: &Path) -> Option<Box<dyn Gauge>> {
+    number_gauge(&folder.join("scaling_cur_freq"))
+}
+
+/// The highest allowed now, kHz.
+pub(super) fn ceiling(folder: &Path) -> Option<Box<dyn Gauge>> {
+    number_gauge(&folder.join("scaling_max_freq"))
 }
 
 /// Present frequency, and lowest and highest allowed, kHz.

@@ -64,7 +64,10 @@ mod tests {
             .file("class/devfreq/17000000.gpu/device/load", "412\n");
         let read = |g: Option<Box<dyn Gauge>>| g.and_then(|mut g| g.read(Nanos(1)));
         let rk = open(&folder(fake.root(), "fde60000.gpu"));
-        assert_eq!((read(rk.load), read(rk.freq), read(rk.max), read(rk.transitions)), (Some(370), Some(800_000_000), Some(900_000_000), Some(6)));
+        assert_eq!(
+            (read(rk.load), read(rk.freq), read(rk.max), read(rk.transitions)),
+            (Some(370), Some(800_000_000), Some(900_000_000), Some(6))
+        );
         let tegra = open(&folder(fake.root(), "17000000.gpu"));
         assert_eq!((read(tegra.load), read(tegra.freq), read(tegra.transitions)), (Some(412), None, None));
     }

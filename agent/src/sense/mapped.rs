@@ -25,8 +25,9 @@ impl Mapped {
         let bytes = words.checked_mul(8).and_then(NonZeroUsize::new).ok_or(nix::Error::EINVAL)?;
         // SAFETY: a new shared mapping at an address of the kernel's choice. The kernel refuses a length
         // beyond the array's (rounded up to pages), and a BPF array never shrinks.
-        let base =
-            unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) }?;
+        let base = unsafe {
+            mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)
+        }?;
         Ok(Self { base: base.cast(), words, bytes })
     }
 

@@ -56,7 +56,8 @@ pub(super) fn find_rails(sys: &Path, found: &mut Found, lost: &mut Vec<Loss>) {
         for n in 1..=CHANNELS {
             let file = |what: &str| device.join(format!("{what}{n}_input"));
             let label = |what: &str| text(&device.join(format!("{what}{n}_label")));
-            let own = number_gauge(&file("power")).or_else(|| number_gauge(&device.join(format!("power{n}_average"))));
+            let own = number_gauge(&file("power"))
+                .or_else(|| number_gauge(&device.join(format!("power{n}_average"))));
             let name = label("power").or_else(|| label("in")).unwrap_or_else(|| format!("{chip}-{n}"));
             let product = || -> Option<Box<dyn Gauge>> {
                 let millivolts = Reread::open(&file("in")).ok()?;
@@ -68,7 +69,10 @@ pub(super) fn find_rails(sys: &Path, found: &mut Found, lost: &mut Vec<Loss>) {
         }
     }
     if found.len() == before {
-        lost.push(Loss::new("power rails", format!("{}: no device with powerN, or inN and currN", class.display())));
+        lost.push(Loss::new(
+            "power rails",
+            format!("{}: no device with powerN, or inN and currN", class.display()),
+        ));
     }
 }
 
@@ -88,7 +92,10 @@ pub(super) fn find_powercap(sys: &Path, found: &mut Found, lost: &mut Vec<Loss>)
         found.add(name, "uW", Box::new(Energy { counter, range, last: None }));
     }
     if found.len() == before {
-        lost.push(Loss::new("RAPL energy", format!("{}: no zone with a readable energy_uj", class.display())));
+        lost.push(Loss::new(
+            "RAPL energy",
+            format!("{}: no zone with a readable energy_uj", class.display()),
+        ));
     }
 }
 
@@ -134,7 +141,10 @@ mod tests {
         find_powercap(fake.root(), &mut found, &mut lost);
         assert_eq!(lost, []);
         let (signals, mut gauges) = found.split();
-        assert_eq!(signals.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["powercap/package-0", "powercap/package-0/core"]);
+        assert_eq!(
+            signals.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+            ["powercap/package-0", "powercap/package-0/core"]
+        );
         assert_eq!(gauges[0].read(Nanos::from_ms(100)), None, "one reading is no power");
         // 50 uJ to the end, one step to 0, 999,949 more: 1,000,000 uJ in 500 ms = 2 W.
         fake.write("class/powercap/intel-rapl:0/energy_uj", "999949\n");

@@ -34,7 +34,9 @@ impl Proc {
     pub(super) fn open(root: &Path, lost: &mut Vec<Loss>) -> Self {
         let mut file = |name: &str, what: &str| {
             let path = root.join(name);
-            std::fs::File::open(&path).map_err(|e| lost.push(Loss::new(what, format!("{}: {e}", path.display())))).ok()
+            std::fs::File::open(&path)
+                .map_err(|e| lost.push(Loss::new(what, format!("{}: {e}", path.display()))))
+                .ok()
         };
         Self {
             stat: file("stat", "busy time per CPU"),
@@ -48,14 +50,18 @@ impl Proc {
     /// Totals of the CPUs by number.
     pub(super) fn cpus(&mut self, out: &mut [CpuTotals]) {
         out.fill(CpuTotals::default());
-        let lines = |file: &Option<std::fs::File>, text: &mut Vec<u8>, each: &mut dyn FnMut(usize, &[Option<u64>; 10])| {
+        let lines = |file: &Option<std::fs::File>,
+                     text: &mut Vec<u8>,
+                     each: &mut dyn FnMut(usize, &[Option<u64>; 10])| {
             if let Some(whole) = file.as_ref().and_then(|f| read_whole(f, text)) {
                 cpu_lines(whole, each);
             }
         };
         lines(&self.stat, &mut self.text, &mut |cpu, n| {
             // user nice system idle iowait irq softirq; guest time is within user and nice.
-            let sum = |fields: &[usize]| fields.iter().map(|&i| n[i]).sum::<Option<u64>>().map(|t| t.saturating_mul(TICK_NS));
+            let sum = |fields: &[usize]| {
+                fields.iter().map(|&i| n[i]).sum::<Option<u64>>().map(|t| t.saturating_mul(TICK_NS))
+            };
             if let Some(c) = out.get_mut(cpu) {
                 c.busy = sum(&[0, 1, 2, 5, 6]);
                 c.idle = sum(&[3, 4]);
@@ -153,7 +159,8 @@ mod tests {
 
     #[test]
     fn cpus_and_applications_are_read_from_a_fake_proc() {
-        let stat = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 400 50 6 7 8 60 0\ncpu2 1 1 1 1 1 1 1 1 0 0\nintr 5\n";
+        let stat =
+            "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 400 50 6 7 8 60 0\ncpu2 1 1 1 1 1 1 1 1 0 0\nintr 5\n";
         let fake = Fake::new()
             .file("stat", stat)
             .file("schedstat", "version 15\ntimestamp 1\ncpu0 0 0 0 0 0 0 700 123456 9\ndomain0 3 0\n")
@@ -165,7 +172,10 @@ mod tests {
         let mut cpus = [CpuTotals::default(); 3];
         proc.cpus(&mut cpus);
         assert_eq!(cpus[0].busy, Some((100 + 20 + 30 + 6 + 7) * TICK_NS));
-        assert_eq!((cpus[0].idle, cpus[0].delay, cpus[0].switches), (Some(450 * TICK_NS), Some(123_456), None));
+        assert_eq!(
+            (cpus[0].idle, cpus[0].delay, cpus[0].switches),
+            (Some(450 * TICK_NS), Some(123_456), None)
+        );
         assert_eq!((cpus[1], cpus[2].busy), (CpuTotals::default(), Some(5 * TICK_NS)));
 
         let slot = AppSlot(3);

@@ -29,7 +29,9 @@ pub(super) fn find(proc: &Path, found: &mut Found, lost: &mut Vec<Loss>) {
         let path = proc.join("pressure").join(what);
         // Booted with psi=0 the files are there but cannot be read.
         match Reread::open(&path).and_then(|file| std::fs::read_to_string(&path).map(|_| file)) {
-            Ok(file) => found.add(format!("psi/{what}-{line}-avg10"), "permille", Box::new(FileGauge { file, parse })),
+            Ok(file) => {
+                found.add(format!("psi/{what}-{line}-avg10"), "permille", Box::new(FileGauge { file, parse }))
+            }
             Err(e) => why = Some(format!("{}: {e}", path.display())),
         }
     }

@@ -115,7 +115,10 @@ pub(super) struct Sched {
 
 impl std::fmt::Debug for Sched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sched").field("cpus", &self.cpu_count).field("links", &self.links).finish_non_exhaustive()
+        f.debug_struct("Sched")
+            .field("cpus", &self.cpu_count)
+            .field("links", &self.links)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,8 +136,12 @@ fn note_complaint(_: PrintLevel, text: String) {
 
 fn whole(error: impl std::fmt::Display) -> Loss {
     let said = COMPLAINTS.lock().map(|mut c| std::mem::take(&mut *c)).unwrap_or_default();
-    let said = said.into_iter().find(|l| l.contains("failed") || l.contains("Error")).map(|l| format!(" ({l})"));
-    let why = format!("{error}{}; needs CAP_BPF and CAP_PERFMON, Linux 5.12 or newer with BTF", said.unwrap_or_default());
+    let why = if said.iter().any(|l| l.contains("EPERM")) {
+        format!("{error}: needs root, or CAP_BPF and CAP_PERFMON")
+    } else {
+        let said = said.first().map(|l| format!(" ({l})")).unwrap_or_default();
+        format!("{error}{said}: needs Linux 5.12 or newer with BTF")
+    };
     Loss { what: "BPF telemetry".to_owned(), why }
 }
 
@@ -156,7 +163,8 @@ impl Sched {
         open.maps.cpus.set_max_entries(u32::try_from(cpu_count).unwrap_or(u32::MAX)).map_err(whole)?;
         for mut prog in open.open_object_mut().progs_mut() {
             let Some(&(_, hook, loses)) = HOOKS.iter().find(|h| prog.name() == h.0) else { continue };
-            if btf.type_by_name::<libbpf_rs::btf::types::Typedef<'_>>(&format!("btf_trace_{hook}")).is_none() {
+            if btf.type_by_name::<libbpf_rs::btf::types::Typedef<'_>>(&format!("btf_trace_{hook}")).is_none()
+            {
                 let why = format!("this kernel has no tracepoint {hook}");
                 let Some(what) = loses else { return Err(whole(why)) };
                 lost.push(Loss { what: what.to_owned(), why });
@@ -319,7 +327,9 @@ impl Sched {
         let at = DOMAIN_WORDS * usize::from(id.0);
         let opps = self.domains.load(at + offset_of!(domain_slot, opps) / 8);
         let opps = usize::try_from(opps).unwrap_or(OPPS).min(OPPS);
-        let time = |i| Nanos(positive(meter(self.domains.load(at + offset_of!(domain_slot, opp_time) / 8 + i), now)));
+        let time = |i| {
+            Nanos(positive(meter(self.domains.load(at + offset_of!(domain_slot, opp_time) / 8 + i), now)))
+        };
         Some((0..opps).map(time).collect())
     }
 
@@ -332,7 +342,8 @@ impl Sched {
 
     /// Time in each idle state since the start, per CPU.
     pub(super) fn idle_residency(&self, now: Nanos) -> Vec<Vec<Nanos>> {
-        let one = |cpu, s| Nanos(positive(meter(self.cpu_word(cpu, offset_of!(cpu_slot, idle) + 8 * s), now)));
+        let one =
+            |cpu, s| Nanos(positive(meter(self.cpu_word(cpu, offset_of!(cpu_slot, idle) + 8 * s), now)));
         (0..self.cpu_count).map(|cpu| (0..self.idle_states).map(|s| one(cpu, s)).collect()).collect()
     }
 
@@ -413,7 +424,9 @@ impl Sched {
             let [k0, k1, k2, k3, i0, i1, ..] = head.to_ne_bytes();
             let (kind, index) = (u32::from_ne_bytes([k0, k1, k2, k3]), u16::from_ne_bytes([i0, i1]));
             match kind {
-                EVENT_APP_DELAYED => f(Event::AppDelayed { slot: AppSlot(index), delay: Nanos(value) }, value),
+                EVENT_APP_DELAYED => {
+                    f(Event::AppDelayed { slot: AppSlot(index), delay: Nanos(value) }, value)
+                }
                 EVENT_LIMITS => f(Event::LimitImposed { domain: DomainId(index) }, value),
                 EVENT_RUNNER_EXITED => f(Event::RunnerExited { slot: AppSlot(index) }, value),
                 _ => {}
@@ -422,11 +435,16 @@ impl Sched {
     }
 }
 
-fn ring(skel: &skel::SchedSkel<'_>, popped: &Arc<[AtomicU64; 2]>) -> Result<RingBuffer<'static>, libbpf_rs::Error> {
+fn ring(
+    skel: &skel::SchedSkel<'_>,
+    popped: &Arc<[AtomicU64; 2]>,
+) -> Result<RingBuffer<'static>, libbpf_rs::Error> {
     let popped = Arc::clone(popped);
     let mut builder = RingBufferBuilder::new();
     builder.add(&skel.maps.events, move |bytes| {
-        let word = |i: usize| bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+        let word = |i: usize| {
+            bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
+        };
         popped[0].store(word(0), Ordering::Relaxed);
         popped[1].store(word(1), Ordering::Relaxed);
         0
@@ -476,7 +494,9 @@ mod tests {
     #[test]
     fn the_nearest_opp_is_found() {
         let khz = [400_000, 600_000, 816_000];
-        for (now, want) in [(0, 0), (400_000, 0), (499_999, 0), (500_001, 1), (599_999, 1), (708_001, 2), (9_000_000, 2)] {
+        for (now, want) in
+            [(0, 0), (400_000, 0), (499_999, 0), (500_001, 1), (599_999, 1), (708_001, 2), (9_000_000, 2)]
+        {
             assert_eq!(nearest(&khz, now), want, "{now} kHz");
         }
     }

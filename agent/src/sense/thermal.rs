@@ -13,7 +13,10 @@ pub(super) fn find(sys: &Path, found: &mut Found, lost: &mut Vec<Loss>) {
         found.add(format!("thermal/{kind}"), "mC", gauge);
     }
     if found.len() == before {
-        lost.push(Loss::new("temperatures", format!("{}: no thermal_zone with a readable temp", class.display())));
+        lost.push(Loss::new(
+            "temperatures",
+            format!("{}: no thermal_zone with a readable temp", class.display()),
+        ));
     }
 }
 
@@ -34,7 +37,11 @@ mod tests {
             .file("class/thermal/cooling_device0/type", "fan\n");
         let (mut found, mut lost) = (Found::default(), Vec::new());
         find(fake.root(), &mut found, &mut lost);
-        let want = [("thermal/cpu", "mC", Some(-5000)), ("thermal/gpu", "mC", Some(61_000)), ("thermal/cpu#2", "mC", None)];
+        let want = [
+            ("thermal/cpu", "mC", Some(-5000)),
+            ("thermal/gpu", "mC", Some(61_000)),
+            ("thermal/cpu#2", "mC", None),
+        ];
         assert_eq!(read_all(found), want.map(|(n, u, v)| (n.to_owned(), u.to_owned(), v)));
         assert_eq!(lost, []);
         find(&fake.root().join("elsewhere"), &mut Found::default(), &mut lost);
