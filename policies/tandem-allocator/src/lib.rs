@@ -1,0 +1,330 @@
+//! Allocator `tandem-allocator`: every application gets one domain, its own target, and as much weight
+//! as it takes to hold it against co-runners, within a bound.
+//!
+//! An application *suffers* when it misses its target, or runs below its best sub-network because its
+//! tuner already gave way. That is a co-runner's doing when one is *visible*: something that is no
+//! application used CPU time, and the application's threads waited on run queues. While both hold, its
+//! weight doubles each `STEP_UP` up to `weight-max`. It halves again, each `STEP_DOWN`, only once the
+//! co-runner itself has gone: to give way while it still runs would bring the suffering back.
+//!
+//! The OPPs are left to the tuners. A cap that something outside imposes is passed on, nothing else is
+//! capped.
+//!
+//! Parameters: `domain` = name or index (default: the first with CPUs), `cores` = CPUs per application
+//! (default 0 = all), `weight-max` (100..=10000, default 400).
+
+use policy_sdk::{
+    Allocation, Allocator, App, AppSample, Board, DomainOrder, Grant, OtherSample, Params, Slo, Snapshot, log,
+};
+
+/// The kernel's default weight.
+const DEFAULT: u16 = 100;
+/// Between two doublings.
+const STEP_UP_NS: u64 = 200_000_000;
+/// Calm time before each halving.
+const STEP_DOWN_NS: u64 = 5_000_000_000;
+/// Quantities below are averaged with this time constant.
+const MEMORY_NS: u64 = 500_000_000;
+/// A co-runner is visible from this share of one CPU on, thousandths ...
+const OTHER_SEEN: u64 = 100;
+/// ... and gone below this one.
+const OTHER_GONE: u64 = 50;
+/// It is in the way when the application waits for CPUs this share of its wish to run, thousandths.
+const WAITS: u64 = 100;
+/// Misses are suffered from this share of the inferences on: the 95th percentile, thousandths.
+const MISSES: u64 = 50;
+
+/// An average that forgets with [`MEMORY_NS`], of a share in thousandths.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share(u64);
+
+impl Share {
+    /// Folds in a share seen over a window. Kept in thousandths of thousandths, so that small windows count.
+    fn add(&mut self, part: u64, whole: u64, window_ns: u64) {
+        if whole == 0 {
+            return;
+        }
+        let now = (u128::from(part) * 1_000_000 / u128::from(whole)).min(100_000_000);
+        let w = u128::from(window_ns.min(MEMORY_NS));
+        let mixed = (u128::from(self.0) * (u128::from(MEMORY_NS) - w) + now * w) / u128::from(MEMORY_NS);
+        self.0 = u64::try_from(mixed).unwrap_or(u64::MAX);
+    }
+    fn thousandths(self) -> u64 {
+        self.0 / 1000
+    }
+}
+
+/// One application.
+#[derive(Debug)]
+struct Client {
+    name: String,
+    target: Slo,
+    best: u16,
+    weight: u16,
+    misses: Share,
+    waits: Share,
+    /// Whether run-queue delay is measured at all.
+    waits_known: bool,
+    raised_ns: u64,
+    calm_since_ns: Option<u64>,
+}
+
+impl Client {
+    fn new(app: &App) -> Self {
+        let best = app.subnets.iter().enumerate().max_by_key(|(i, s)| (s.top1, std::cmp::Reverse(*i)));
+        Self {
+            name: app.name.clone(),
+            target: app.target,
+            best: best.and_then(|(i, _)| u16::try_from(i).ok()).unwrap_or(0),
+            weight: DEFAULT,
+            misses: Share::default(),
+            waits: Share::default(),
+            waits_known: false,
+            raised_ns: 0,
+            calm_since_ns: None,
+        }
+    }
+
+    fn observe(&mut self, seen: &AppSample, window_ns: u64) {
+        if let (Some(run), Some(waited)) = (seen.run_ns, seen.runq_delay_ns) {
+            self.waits_known = true;
+            // An idle window says nothing.
+            self.waits.add(waited, run.saturating_add(waited), window_ns);
+        }
+        let Some(target) = self.target.latency_ns else { return };
+        let late = seen.finished.iter().filter(|d| d.latency_ns > target).count();
+        let overdue = seen.in_flight_ns.is_some_and(|t| t > target);
+        let bad = late as u64 + u64::from(seen.dropped) + u64::from(overdue);
+        let all = seen.finished.len() as u64 + u64::from(seen.dropped) + u64::from(overdue);
+        self.misses.add(bad, all, window_ns);
+    }
+
+    fn suffers(&self, seen: &AppSample) -> bool {
+        let gave_way = self.target.latency_ns.is_some() && seen.subnet.is_some_and(|s| s < self.best);
+        self.misses.thousandths() > MISSES || gave_way
+    }
+
+    fn weigh(&mut self, seen: &AppSample, other: Share, other_known: bool, max: u16, now_ns: u64) {
+        let in_the_way = self.waits.thousandths() >= WAITS || !self.waits_known;
+        let visible = other.thousandths() >= OTHER_SEEN || !other_known;
+        // With neither measured nothing can be blamed on a co-runner.
+        let blamed = in_the_way && visible && (self.waits_known || other_known);
+        let due = now_ns.saturating_sub(self.raised_ns) >= STEP_UP_NS;
+        if blamed && due && self.weight < max && self.suffers(seen) {
+            if self.weight == DEFAULT {
+                log::info(&format!(
+                    "{}: a co-runner takes {} % of a CPU, {} % of its time goes on waiting: raising its weight",
+                    self.name,
+                    other.thousandths() / 10,
+                    self.waits.thousandths() / 10
+                ));
+            }
+            self.weight = self.weight.saturating_mul(2).min(max);
+            self.raised_ns = now_ns;
+        }
+        let gone =
+            if other_known { other.thousandths() < OTHER_GONE } else { self.waits.thousandths() < WAITS / 4 };
+        if !gone || self.weight == DEFAULT {
+            self.calm_since_ns = None;
+            return;
+        }
+        let since = *self.calm_since_ns.get_or_insert(now_ns);
+        if now_ns.saturating_sub(since) >= STEP_DOWN_NS {
+            self.weight = (self.weight / 2).max(DEFAULT);
+            self.calm_since_ns = Some(now_ns);
+            if self.weight == DEFAULT {
+                log::info(&format!("{}: the co-runner is gone: weight back to {DEFAULT}", self.name));
+            }
+        }
+    }
+}
+
+/// See the crate's text.
+#[derive(Debug)]
+pub struct TandemAllocator {
+    domain: u16,
+    cores: u8,
+    weight_max: u16,
+    other: Share,
+    other_known: bool,
+    clients: Vec<Client>,
+}
+
+impl Allocator for TandemAllocator {
+    fn start(board: &Board, apps: &[App], params: &mut Params) -> Result<Self, String> {
+        let given = params.index_of("domain", board.domains.iter().map(|d| d.name.as_str()))?;
+        let with_cpus = board.domains.iter().position(|d| !d.cpus.is_empty());
+        let domain = given.or(with_cpus.and_then(|i| u16::try_from(i).ok()));
+        let domain = domain.ok_or("board without a domain that has CPUs: set the parameter domain")?;
+        let cpus = board.domains[usize::from(domain)].cpus.len();
+        Ok(Self {
+            domain,
+            cores: params.number("cores", 0..=u8::try_from(cpus).unwrap_or(u8::MAX), 0)?,
+            weight_max: params.number("weight-max", DEFAULT..=10_000, 400)?,
+            other: Share::default(),
+            other_known: false,
+            clients: apps.iter().map(Client::new).collect(),
+        })
+    }
+
+    fn apps(&mut self, apps: &[App]) {
+        // Who stays keeps what was learned of him.
+        let mut before = std::mem::take(&mut self.clients);
+        self.clients.extend(apps.iter().map(|app| match before.iter().position(|c| c.name == app.name) {
+            Some(i) => {
+                let kept = before.swap_remove(i);
+                let misses = if kept.target == app.target { kept.misses } else { Share::default() };
+                Client {
+                    misses,
+                    weight: kept.weight,
+                    waits: kept.waits,
+                    waits_known: kept.waits_known,
+                    raised_ns: kept.raised_ns,
+                    calm_since_ns: kept.calm_since_ns,
+                    ..Client::new(app)
+                }
+            }
+            None => Client::new(app),
+        }));
+    }
+
+    fn decide(&mut self, seen: &Snapshot) -> Allocation {
+        if let OtherSample { run_ns: Some(run), .. } = seen.other {
+            self.other_known = true;
+            self.other.add(run, seen.window_ns, seen.window_ns);
+        }
+        for (client, app) in self.clients.iter_mut().zip(&seen.apps) {
+            client.observe(app, seen.window_ns);
+            client.weigh(app, self.other, self.other_known, self.weight_max, seen.at_ns);
+        }
+        let grant =
+            |c: &Client| Grant { cores: self.cores, weight: c.weight, ..Grant::whole(self.domain, c.target) };
+        Allocation {
+            domains: seen.domains.iter().map(|d| DomainOrder { ask: None, cap: d.cap }).collect(),
+            grants: self.clients.iter().map(|c| Some(grant(c))).collect(),
+        }
+    }
+}
+
+policy_sdk::export_allocator!(TandemAllocator);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_sdk::Done;
+    use policy_sdk::testing::{BoardBuilder, MS, SnapshotBuilder, app, params, slo};
+
+    struct Bench {
+        board: Board,
+        policy: TandemAllocator,
+        tick: u64,
+    }
+
+    fn camera() -> App {
+        let mut app = app("cam", &[("small", 8000, 100), ("full", 9000, 400)]);
+        app.target = slo(Some(50), None);
+        app
+    }
+
+    fn bench(given: &[(&str, &str)]) -> Bench {
+        let board = BoardBuilder::new().khz("cpu", &[0, 1], &[500_000, 1_000_000]).build();
+        let policy = policy_sdk::start_allocator(&board, &[camera()], params(given)).unwrap();
+        Bench { board, policy, tick: 0 }
+    }
+
+    impl Bench {
+        /// Ticks of 10 ms for that long; the last weight.
+        fn run(&mut self, ms: u64, subnet: u16, latency_ms: u64, waits_ms: u64, other_ms: u64) -> u16 {
+            let mut weight = 0;
+            for _ in 0..ms / 10 {
+                self.tick += 1;
+                let done = Done { subnet, latency_ns: latency_ms * MS, ..Done::default() };
+                let sample = AppSample {
+                    subnet: Some(subnet),
+                    run_ns: Some(5 * MS),
+                    runq_delay_ns: Some(waits_ms * MS),
+                    finished: vec![done],
+                    ..AppSample::default()
+                };
+                let seen = SnapshotBuilder::new(&self.board, 1)
+                    .tick(self.tick)
+                    .app(0, sample)
+                    .other(other_ms * MS, 0)
+                    .build();
+                let out = self.policy.decide(&seen);
+                weight = out.grants[0].unwrap().weight;
+            }
+            weight
+        }
+    }
+
+    #[test]
+    fn weight_rises_to_its_bound_while_a_co_runner_makes_it_miss() {
+        let mut b = bench(&[]);
+        assert_eq!(b.run(1000, 1, 30, 0, 0), 100);
+        assert_eq!(b.run(2000, 1, 80, 3, 10), 400);
+        let mut b = bench(&[("weight-max", "150")]);
+        assert_eq!(b.run(2000, 1, 80, 3, 10), 150);
+    }
+
+    #[test]
+    fn weight_rises_when_the_tuner_already_gave_way() {
+        let mut b = bench(&[]);
+        assert_eq!(b.run(2000, 0, 30, 3, 10), 400);
+    }
+
+    #[test]
+    fn missing_without_a_co_runner_changes_nothing() {
+        let weight = |latency, waits, other| bench(&[]).run(2000, 1, latency, waits, other);
+        assert_eq!(weight(80, 0, 0), 100, "too slow by itself");
+        assert_eq!(weight(80, 0, 10), 100, "a co-runner on another CPU");
+        assert_eq!(weight(80, 3, 0), 100, "waits for other applications");
+        assert_eq!(weight(30, 3, 10), 100, "a co-runner, but all is well");
+    }
+
+    #[test]
+    fn weight_stays_while_the_co_runner_does_and_falls_in_steps_when_it_went() {
+        let mut b = bench(&[]);
+        b.run(2000, 1, 80, 3, 10);
+        assert_eq!(b.run(30_000, 1, 30, 1, 10), 400, "all is well because of the weight");
+        assert_eq!(b.run(4000, 1, 30, 0, 0), 400);
+        let down: Vec<u16> = (0..3).map(|_| b.run(5500, 1, 30, 0, 0)).collect();
+        assert_eq!(down, [200, 100, 100]);
+    }
+
+    #[test]
+    fn outside_cap_is_passed_on_and_nothing_else_is_ordered() {
+        let mut b = bench(&[("cores", "1")]);
+        let mut seen = SnapshotBuilder::new(&b.board, 1).build();
+        assert_eq!(b.policy.decide(&seen).domains, [DomainOrder { ask: None, cap: None }]);
+        seen.domains[0].cap = Some(0);
+        let out = b.policy.decide(&seen);
+        assert_eq!(out.domains, [DomainOrder { ask: None, cap: Some(0) }]);
+        let grant = out.grants[0].unwrap();
+        assert_eq!((grant.domain, grant.cores, grant.target), (0, 1, slo(Some(50), None)));
+    }
+
+    #[test]
+    fn who_stays_keeps_his_weight_when_another_comes() {
+        let mut b = bench(&[]);
+        b.run(2000, 1, 80, 3, 10);
+        let newcomer = app("mic", &[("only", 9000, 10)]);
+        b.policy.apps(&[newcomer, camera()]);
+        let out = b.policy.decide(&SnapshotBuilder::new(&b.board, 2).build());
+        let weights: Vec<u16> = out.grants.iter().map(|g| g.unwrap().weight).collect();
+        assert_eq!(weights, [100, 400]);
+    }
+
+    #[test]
+    fn bad_parameters_are_refused() {
+        let board = BoardBuilder::new().hz("gpu", &[1]).build();
+        let start = |p: &[(&str, &str)]| {
+            policy_sdk::start_allocator::<TandemAllocator>(&board, &[], params(p)).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(start(&[]), "board without a domain that has CPUs: set the parameter domain");
+        assert_eq!(
+            start(&[("domain", "gpu"), ("weight-max", "99")]),
+            "parameter weight-max = \"99\": must be a whole number from 100 to 10000"
+        );
+    }
+}

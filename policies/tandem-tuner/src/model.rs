@@ -1,0 +1,192 @@
+//! What the tuner believes of its application's service times.
+//!
+//! One number is learned fast: the *scale*, what an inference of the largest sub-network would take at
+//! the top OPP under present conditions, ns. Every finished inference gives a sample of it, whatever ran:
+//! contention, throttling that nobody reports and the machine itself are all in it. Two shapes convert
+//! between operating points and are corrected slowly, only after moves the tuner made at its ease (a
+//! forced move coincides with a change of conditions and would teach it wrongly):
+//!
+//! - a sub-network's cost: its MACs against the largest one's, times a correction;
+//! - an OPP's slowness: `insensitive + (1 - insensitive) * f_top / f`, because memory-bound work, and a
+//!   burst within a bandwidth quota, do not follow the clock.
+
+use policy_sdk::{App, Domain};
+
+/// Fixed point of a factor: 1 << 20 = 1.
+const ONE: u64 = 1 << 20;
+/// Bounds of a sub-network's correction, thousandths.
+const CORRECTION: std::ops::RangeInclusive<u64> = 500..=2000;
+/// The most of the service time that may be believed to ignore the clock, thousandths.
+const INSENSITIVE_MAX: u64 = 900;
+
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// MACs against the largest, times [`ONE`].
+    macs: u64,
+    /// Thousandths.
+    correction: u64,
+    /// Corrected once: what was only its MACs' word is now its own.
+    known: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Model {
+    costs: Vec<Cost>,
+    /// `f_top / f` in thousandths, by OPP of the granted domain.
+    inverse: Vec<u64>,
+    /// Thousandths.
+    insensitive: u64,
+}
+
+impl Model {
+    /// Nothing learned: MACs and frequencies.
+    pub fn new(app: &App, domain: &Domain) -> Self {
+        let largest = app.subnets.iter().map(|s| s.macs).max().unwrap_or(1).max(1);
+        let share = |macs: u64| u128::from(macs) * u128::from(ONE) / u128::from(largest);
+        let costs = app.subnets.iter().map(|s| Cost {
+            macs: u64::try_from(share(s.macs)).unwrap_or(ONE).clamp(1, ONE),
+            correction: 1000,
+            known: false,
+        });
+        let mut model = Self { costs: costs.collect(), inverse: vec![], insensitive: 0 };
+        model.granted(domain);
+        model
+    }
+
+    /// Another domain: its clock's effect is not known yet.
+    pub fn granted(&mut self, domain: &Domain) {
+        let top = domain.opps.last().map_or(1, |o| o.freq);
+        let inverse = |f: u64| u128::from(top) * 1000 / u128::from(f.max(1));
+        self.inverse.clear();
+        self.inverse.extend(
+            domain
+                .opps
+                .iter()
+                .map(|o| u64::try_from(inverse(o.freq)).unwrap_or(1 << 20).clamp(1000, 1 << 20)),
+        );
+        self.insensitive = 0;
+    }
+
+    fn slowness(&self, opp: u16) -> u64 {
+        let inverse = self.inverse.get(usize::from(opp)).copied().unwrap_or(1000);
+        self.insensitive + (1000 - self.insensitive) * inverse / 1000
+    }
+
+    /// Service time at that point against the scale, times [`ONE`]; never 0.
+    fn factor(&self, subnet: u16, opp: u16) -> u64 {
+        let cost = self.costs.get(usize::from(subnet)).map_or(ONE, |c| c.macs * c.correction / 1000);
+        (cost * self.slowness(opp) / 1000).max(1)
+    }
+
+    /// A service time as a sample of the scale.
+    pub fn scale(&self, subnet: u16, opp: u16, service_ns: u64) -> u64 {
+        let scale = u128::from(service_ns) * u128::from(ONE) / u128::from(self.factor(subnet, opp));
+        u64::try_from(scale).unwrap_or(u64::MAX)
+    }
+
+    /// The service time at that point, given the scale.
+    pub fn service(&self, subnet: u16, opp: u16, scale_ns: u64) -> u64 {
+        // No division: 2^20 stands for one, split in two so that hours do not overflow.
+        (scale_ns >> 10).saturating_mul(self.factor(subnet, opp)) >> 10
+    }
+
+    /// After a free move to `subnet` the scale seemed to change from `before` to `after`: all of it, and
+    /// from the second time on half of it, is held to be the sub-network's. Answers by what to divide the samples since (`mul`, `div`).
+    pub fn correct_subnet(&mut self, subnet: u16, before: u64, after: u64) -> (u64, u64) {
+        let Some(cost) = self.costs.get_mut(usize::from(subnet)) else { return (1, 1) };
+        let old = cost.correction;
+        let full = old.saturating_mul(after) / before.max(1);
+        let full = full.min(4000);
+        let mixed = if cost.known { (old + full) / 2 } else { full };
+        cost.known = true;
+        cost.correction = mixed.clamp(*CORRECTION.start(), *CORRECTION.end());
+        (old, cost.correction)
+    }
+
+    /// Likewise after a free move from one OPP to another.
+    pub fn correct_clock(&mut self, from: u16, to: u16, before: u64, after: u64) -> (u64, u64) {
+        let at = |opp: u16| self.inverse.get(usize::from(opp)).copied().unwrap_or(1000).cast_signed();
+        let (x_from, x_to) = (at(from), at(to));
+        let old = self.slowness(to);
+        // r = service after / service before, thousandths; then solve
+        // a + (1 - a) x_to = r (a + (1 - a) x_from) for a.
+        let r = mul_div(mul_div(after, old, before), 1000, self.slowness(from)).min(1 << 20).cast_signed();
+        let over = r * x_from / 1000 - x_to;
+        let under = (1000 - x_to) - r * (1000 - x_from) / 1000;
+        if under == 0 {
+            return (1, 1);
+        }
+        let found = (over * 1000 / under).clamp(0, INSENSITIVE_MAX.cast_signed()).cast_unsigned();
+        self.insensitive = (self.insensitive + found) / 2;
+        (old, self.slowness(to))
+    }
+
+    /// Time passes: what was learned of sub-networks not run meanwhile fades by an eighth.
+    pub fn fade(&mut self, running: u16) {
+        for (i, c) in self.costs.iter_mut().enumerate() {
+            if i != usize::from(running) {
+                c.correction = (c.correction * 7 + 1000) / 8;
+            }
+        }
+    }
+}
+
+fn mul_div(a: u64, b: u64, c: u64) -> u64 {
+    u64::try_from(u128::from(a) * u128::from(b) / u128::from(c.max(1))).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy_sdk::testing::{BoardBuilder, MS, app};
+
+    fn model() -> Model {
+        let board = BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000]).build();
+        Model::new(&app("cam", &[("half", 8000, 500), ("full", 8600, 1000)]), &board.domains[0])
+    }
+
+    #[test]
+    fn macs_and_clock_convert_both_ways() {
+        let m = model();
+        assert_eq!(m.scale(1, 1, 20 * MS), 20 * MS);
+        // half the MACs, half the clock: as long as the full one at the top
+        assert!(m.service(0, 0, 20 * MS).abs_diff(20 * MS) < MS / 100);
+        assert!(m.service(0, 1, 20 * MS).abs_diff(10 * MS) < MS / 100);
+        assert!(m.scale(0, 0, 20 * MS).abs_diff(20 * MS) < MS / 100);
+    }
+
+    #[test]
+    fn a_sub_network_dearer_than_its_macs_is_learned() {
+        let mut m = model();
+        for _ in 0..8 {
+            // It takes 15 ms where 10 ms were expected.
+            let after = m.scale(0, 1, 15 * MS);
+            m.correct_subnet(0, 20 * MS, after);
+        }
+        assert!(m.service(0, 1, 20 * MS).abs_diff(15 * MS) < MS / 4, "{}", m.service(0, 1, 20 * MS));
+    }
+
+    #[test]
+    fn work_that_ignores_half_the_clock_is_learned() {
+        let mut m = model();
+        for _ in 0..8 {
+            // True: 20 ms at the top, 30 ms at half the clock (a = 0.5); 40 ms were expected at first.
+            let after = m.scale(1, 0, 30 * MS);
+            m.correct_clock(1, 0, 20 * MS, after);
+        }
+        assert!(m.service(1, 0, 20 * MS).abs_diff(30 * MS) < MS / 4, "{}", m.service(1, 0, 20 * MS));
+    }
+
+    #[test]
+    fn what_was_learned_of_idle_sub_networks_fades() {
+        let mut m = model();
+        m.correct_subnet(0, 10, 20);
+        m.correct_subnet(1, 10, 20);
+        for _ in 0..40 {
+            m.fade(1);
+        }
+        assert!(m.costs[0].correction <= 1010, "{:?}", m.costs);
+        assert_eq!(m.costs[1].correction, 2000);
+    }
+}
