@@ -53,7 +53,7 @@ choose_route() {
 
 # Compiles the given packages; their core modules land in $modules.
 compile() {
-    local args=(build --quiet --locked --release --target $target)
+    local args=(build --quiet --release --target $target)
     local p
     for p in "$@"; do args+=(-p "$p"); done
     # A target folder per compiler: going back and forth rebuilds nothing.
@@ -102,7 +102,7 @@ for manifest in */Cargo.toml hostile/*/Cargo.toml; do
 done
 say "${#packages[@]} Rust guests by route $route"
 compile "${packages[@]}"
-CARGO_TARGET_DIR="$build/host" cargo build --quiet --locked -p componentize
+CARGO_TARGET_DIR="$build/host" cargo build --quiet -p componentize
 tool=$build/host/debug/componentize
 
 pairs=()

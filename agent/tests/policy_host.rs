@@ -95,7 +95,7 @@ fn a_well_behaved_pair_is_understood() {
     let out = host.decide(&Guest::allocator(2, 2).decide(ASK_NEXT)).unwrap();
     assert_eq!(out.domains.len(), 2);
     assert_eq!(out.domains[0].ask, Some(OppIndex(1)), "the snapshot has domain 0 at OPP 0");
-    assert_eq!(out.domains[0].cap, None);
+    assert_eq!((out.domains[0].cap, out.domains[1].ask), (None, Some(OppIndex(1))));
     assert_eq!(out.grants.len(), 2);
     assert_eq!(out.grants[1].unwrap().weight, 100);
     let choice = host.choose(&Guest::tuner(1, 4, Some(3))).unwrap();

@@ -9,8 +9,11 @@
 )]
 
 use policy_sdk::testing::{BoardBuilder, MS, app, params, slo};
-use policy_sdk::{App, AppSample, Board, Choice, DomainSample, Done, Grant, OtherSample, Tuner, View};
+use policy_sdk::{
+    Allocator, App, AppSample, Board, Choice, DomainSample, Done, Grant, OtherSample, Snapshot, Tuner, View,
+};
 use std::collections::VecDeque;
+use tandem_allocator::TandemAllocator;
 use tandem_tuner::TandemTuner;
 
 const TICK: u64 = 10 * MS;
@@ -67,6 +70,10 @@ struct Plant {
     stall_ns: u64,
     has_clock: bool,
     runq_known: bool,
+    /// With an allocator the contention follows from the weight it gives, while a co-runner runs.
+    allocator: Option<TandemAllocator>,
+    co_runner: bool,
+    weight: u16,
 
     now: u64,
     tick: u64,
@@ -98,6 +105,9 @@ impl Plant {
             stall_ns: 0,
             has_clock: true,
             runq_known: true,
+            allocator: None,
+            co_runner: false,
+            weight: 100,
             now: 0,
             tick: 0,
             choice: Choice::default(),
@@ -169,7 +179,7 @@ impl Plant {
         }
         self.tick += 1;
         let worked = run * 1000 / self.contention;
-        let view = View {
+        let mut view = View {
             tick: self.tick,
             at_ns: self.now,
             window_ns: TICK,
@@ -189,6 +199,21 @@ impl Plant {
             other: OtherSample::default(),
             grant: Grant::whole(0, self.app.target),
         };
+        if let Some(allocator) = &mut self.allocator {
+            view.other.run_ns = Some(if self.co_runner { TICK } else { 0 });
+            let seen = Snapshot {
+                tick: view.tick,
+                at_ns: view.at_ns,
+                window_ns: view.window_ns,
+                domains: vec![view.domain],
+                apps: vec![view.app.clone()],
+                other: view.other,
+                ..Snapshot::default()
+            };
+            view.grant = allocator.decide(&seen).grants[0].unwrap();
+            self.weight = view.grant.weight;
+            self.contention = if self.co_runner { 1000 + 160_000 / u64::from(self.weight) } else { 1000 };
+        }
         let next = self.tuner.decide(&view);
         assert!(usize::from(next.subnet) < self.app.subnets.len() && next.threads >= 1);
         let top = self.board.domains[0].top();
@@ -316,6 +341,23 @@ fn one_long_stall_is_sprinted_off_and_changes_no_mind() {
     assert!(p.log.iter().any(|(_, c, _)| c.ask == Some(3) && c.subnet < 3), "a cheaper one for a while");
     p.run(10);
     assert_eq!((p.choice, p.switches(10)), (before, 0));
+}
+
+#[test]
+fn allocator_and_tuner_together_settle_at_a_weight_that_holds_the_best() {
+    let mut p = Plant::new(cpu(), network(50, None));
+    p.allocator = Some(policy_sdk::start_allocator(&p.board, &[p.app.clone()], vec![]).unwrap());
+    p.run(20);
+    p.co_runner = true;
+    p.run(20);
+    // Alone at weight 100 it would be 24 x 2.6 = 62 ms; at 400 it is 24 x 1.4 = 34 ms.
+    assert_eq!((p.weight, p.choice.subnet, p.choice.ask), (400, 3, Some(3)));
+    p.run(60);
+    assert_eq!((p.weight, p.switches(60)), (400, 0));
+    assert!(p.missed(60) <= 50, "{}", p.missed(60));
+    p.co_runner = false;
+    p.run(20);
+    assert_eq!((p.weight, p.choice.subnet, p.choice.ask), (100, 3, Some(2)));
 }
 
 #[test]

@@ -229,11 +229,12 @@ impl Loop {
         }
     }
 
-    /// Ticks until it holds.
+    /// Ticks, at least once, until it holds.
     fn tick_until(&mut self, mut holds: impl FnMut(&Self) -> bool) {
+        self.tick();
         while !holds(self) {
-            self.tick();
             std::thread::yield_now();
+            self.tick();
         }
     }
 }

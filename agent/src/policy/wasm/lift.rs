@@ -33,7 +33,9 @@ struct Fill<'a, T> {
 
 impl<T> Extend<T> for Fill<'_, T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, more: I) {
-        for (place, item) in self.items.by_ref().zip(more) {
+        // Item first: `zip` would take a place before it knows that there is an item for it.
+        for item in more {
+            let Some(place) = self.items.next() else { return };
             *place = item;
         }
     }
