@@ -522,7 +522,7 @@ proptest! {
             limit.set(OppIndex(quota), half).unwrap();
             share.set(&[grant(2, cores, weight)], half).unwrap();
         }
-        for (name, _) in &tunables {
+        for name in tunables.keys() {
             fake.file(&format!("{POLICY0}/{governor}/{name}"), "0"); // as a switch away loses them
         }
         prop_assert!(claim.restore().is_empty());
