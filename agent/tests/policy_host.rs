@@ -5,7 +5,8 @@ mod guests;
 use guests::{Guest, app, apps, board, full_grant, snapshot};
 use std::path::{Path, PathBuf};
 use tandem::policy::wasm::{FILE_BYTES, PolicyKind, WasmAllocator, WasmEngine, WasmLimits, WasmTuner, check};
-use tandem::policy::{Allocation, Allocator, AppChoice, Limits, PolicyError, Tuner, View};
+use tandem::policy::{Allocation, Allocator, AppChoice, Grant, Limits, PolicyError, Tuner, View};
+use tandem::snapshot::Snapshot;
 use tandem::units::{Nanos, OppIndex, SubnetIndex};
 
 /// An engine and a folder for the guests' files.
@@ -52,18 +53,21 @@ impl Host {
         let path = guest.file(&self.dir, "guest.wasm");
         let mut tuner = WasmTuner::load(&self.engine, &path, WasmLimits::default()).unwrap();
         tuner.start(&board(), PERIOD, &app(0), &[]).unwrap();
-        let seen = snapshot(1, 1);
-        let grant = full_grant(1);
-        tuner.decide(&View {
-            tick: seen.tick,
-            at: seen.at,
-            window: seen.window,
-            app: &seen.apps[0],
-            domain: &seen.domains[1],
-            cpus: &seen.cpus,
-            other: &seen.other,
-            grant: &grant,
-        })
+        tuner.decide(&view(&snapshot(1, 1), &full_grant(1)))
+    }
+}
+
+/// The first application's view, granted something on domain 1.
+fn view<'a>(seen: &'a Snapshot, grant: &'a Grant) -> View<'a> {
+    View {
+        tick: seen.tick,
+        at: seen.at,
+        window: seen.window,
+        app: &seen.apps[0],
+        domain: &seen.domains[1],
+        cpus: &seen.cpus,
+        other: &seen.other,
+        grant,
     }
 }
 
@@ -324,5 +328,55 @@ fn a_policy_is_described() {
     assert_eq!(info.sha256.len(), 64);
     for name in ["start", "app", "limits", "decide"] {
         assert!(info.exports.iter().any(|export| export == name), "{name} of {:?}", info.exports);
+    }
+}
+
+/// What `policies/build.sh` makes, if it did.
+fn built() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/policies");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "wasm"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_policy_that_was_built_serves_on_a_board() {
+    let host = Host::new();
+    let files = built();
+    if files.is_empty() {
+        println!("skipped: needs the components of policies/build.sh in target/policies");
+        return;
+    }
+    let limits = Limits { opps: vec![(OppIndex(0), OppIndex(2)), (OppIndex(1), OppIndex(3))] };
+    for file in files {
+        let kind = check(&host.engine, &file).unwrap().kind;
+        println!("{kind} {}", file.display());
+        match kind {
+            PolicyKind::Allocator => {
+                let mut allocator = WasmAllocator::load(&host.engine, &file, WasmLimits::default()).unwrap();
+                allocator.start(&board(), PERIOD, &[], &apps(1), &[]).unwrap();
+                allocator.limits(&limits).unwrap();
+                allocator.apps(&apps(3)).unwrap();
+                let mut out = Allocation::default();
+                for tick in 1..200 {
+                    allocator.decide(&snapshot(tick, 3), &mut out).unwrap();
+                }
+                assert!(out.grants.iter().all(Option::is_some), "{out:?}");
+            }
+            PolicyKind::Tuner => {
+                let mut tuner = WasmTuner::load(&host.engine, &file, WasmLimits::default()).unwrap();
+                tuner.start(&board(), PERIOD, &app(0), &[]).unwrap();
+                tuner.limits(&limits).unwrap();
+                tuner.app(&app(0)).unwrap();
+                for tick in 1..200 {
+                    tuner.decide(&view(&snapshot(tick, 1), &full_grant(1))).unwrap();
+                }
+            }
+        }
     }
 }

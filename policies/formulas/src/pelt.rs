@@ -65,6 +65,11 @@ pub struct Average {
 }
 
 impl Average {
+    /// As if it had been that busy for long: where a tracker starts in the middle of things.
+    pub fn starting_at(util: u16) -> Self {
+        Self { fine: u64::from(util.min(1024)) << 10, rest_ns: 0 }
+    }
+
     /// Folds in a window of that utilisation, and answers the average, 0..=1024.
     pub fn add(&mut self, util: u16, window_ns: u64) -> u16 {
         let time = self.rest_ns.saturating_add(window_ns);

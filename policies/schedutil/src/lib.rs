@@ -17,14 +17,16 @@ use policy_sdk::{Domain, DomainSample, OppRange, Params};
 #[derive(Debug)]
 pub struct Schedutil {
     freqs: Vec<u64>,
+    pelt: bool,
+    /// From the first window on: a policy swapped in must not think the CPU was idle before.
     average: Option<pelt::Average>,
     asked: Option<u16>,
 }
 
 impl Rule for Schedutil {
     fn start(domain: &Domain, params: &mut Params) -> Result<Self, String> {
-        let average = params.get("pelt", "true or false", true)?.then(pelt::Average::default);
-        Ok(Self { freqs: domain.freqs(), average, asked: None })
+        let pelt = params.get("pelt", "true or false", true)?;
+        Ok(Self { freqs: domain.freqs(), pelt, average: None, asked: None })
     }
     fn next(
         &mut self,
@@ -38,9 +40,12 @@ impl Rule for Schedutil {
         let opp = seen.opp.or(self.asked).unwrap_or(domain.top());
         let current = domain.freq(opp)?;
         let now = schedutil::invariant(u64::from(raw), current, table.hardware_max());
-        let util = match &mut self.average {
-            Some(average) => u64::from(average.add(u16::try_from(now).unwrap_or(1024), window_ns)),
-            None => now,
+        let util = if self.pelt {
+            let now = u16::try_from(now).unwrap_or(1024);
+            let average = self.average.get_or_insert_with(|| pelt::Average::starting_at(now));
+            u64::from(average.add(now, window_ns))
+        } else {
+            now
         };
         let mut next = schedutil::next(schedutil::Util::Invariant(util), current, table);
         if raw == 1024 {
@@ -101,6 +106,14 @@ mod tests {
         let first = |opp: u16| asks[100..].iter().position(|a| *a <= opp).unwrap();
         assert!((1..=3).contains(&first(2)), "{asks:?}");
         assert!((4..=6).contains(&first(0)), "{asks:?}");
+    }
+
+    #[test]
+    fn swapped_in_under_load_it_does_not_start_from_idle() {
+        let mut p: Policy = policy_sdk::start_allocator(&board(), &[], vec![]).unwrap();
+        // 800 + 200 = 1000; 2,000,000 * 1000 / 1024 = 1,953,125 -> 2.0 GHz
+        let seen = SnapshotBuilder::new(&board(), 0).domain(0, 3, 800).build();
+        assert_eq!(p.decide(&seen).domains[0].ask, Some(3));
     }
 
     #[test]
