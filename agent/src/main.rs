@@ -121,7 +121,9 @@ enum BoardCommand {
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_target(false);
+    log.with_writer(std::io::stderr).init();
     match carry_out(args.what) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

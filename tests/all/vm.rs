@@ -367,3 +367,55 @@ fn marks_divide_the_log_and_bad_lines_are_told() {
     assert!(error.starts_with("line 2: \"0.5,0,x,400\""), "{error}");
     assert!(traced("cpu_frequency: state=800000 cpu_id=0\nnonsense\n", 0).is_err());
 }
+
+/// The real agent, runner, policies and eBPF on the kernel's own cpufreq: clocks move, arrive on the host in
+/// order, and every setting is back after TERM and after an injected panic.
+#[test]
+fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
+    crate::needs!(tandem_tests::lacking());
+    need_vm!();
+    let share = share("agent").unwrap();
+    let config = format!(
+        "run-dir = \"/run/tandem\"\nboard = \"/mnt/board.toml\"\npolicy = \"schedutil\"\n{}\n[[app]]\nname = \"camera\"\nlatency-ms = 100\n",
+        tandem_tests::policy_sets()
+    );
+    std::fs::write(share.join("tandem.toml"), config).unwrap();
+    let tandem = tandem_tests::program("tandem");
+    let (tandem, runner) = (tandem.display(), tandem_tests::program("dnn-runner"));
+    let model = tandem_tests::repository().join("dnn-runner/models/mlcad-fmnist.toml");
+    let runner = format!(
+        "{} --name camera --socket /run/tandem/runner.sock --model {} --dataset /usr/share/datasets/fashion-mnist --rate 8 --arrivals poisson --batch 20 --top1-floor 0",
+        runner.display(),
+        model.display()
+    );
+    let dir = scripts();
+    let command = format!(
+        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=12 RUNNER='{runner}' sh '{}/e2e.sh'",
+        dir.display()
+    );
+    let run = run(&command, &share, &Options::default()).unwrap();
+    let result = left(&run, "result.txt");
+    assert_eq!(run.status, 0, "{result}\n{}", run.console);
+    assert!(left(&run, "board.toml").contains("kind = \"cpufreq\""));
+
+    let status: tandem::status::Status = {
+        let text = left(&run, "status-term.json");
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        serde_json::from_value(answer).unwrap()
+    };
+    assert_eq!(status.sensing, "eBPF", "{:?}", status.lost);
+    assert!(status.domains.iter().all(|d| d.kind == "cpufreq" && d.opp.is_some()), "{status:?}");
+    assert!(status.apps.iter().any(|a| a.name == "camera" && a.done > 0), "{status:?}");
+    let mut changes = 0;
+    for round in [("term", 40, 41), ("panic", 42, 43)] {
+        let trace = left(&run, &format!("frequency-{}.txt", round.0));
+        for (domain, cpu) in [(0, 0), (1, 1)] {
+            let arrived = between(&run.pstates, domain, round.1, round.2).unwrap();
+            let traced = traced(&trace, cpu).unwrap();
+            assert!(is_run_of(&traced, &arrived), "{}: domain {domain}: {traced:?} in {arrived:?}", round.0);
+            changes += arrived.len();
+        }
+    }
+    println!("{changes} OPP changes of the agent arrived on the host in order");
+    assert!(changes >= 50, "{changes} OPP changes\n{result}\n{}", left(&run, "agent-term.log"));
+}

@@ -41,7 +41,7 @@ round() { # NAME SETTINGS FIRST_MARK
   "$here/settings" -p "$co,$runner" > "$out/settings-before-$r.txt"
   echo 0 > $tracing/tracing_on; : > $tracing/trace; echo 1 > $tracing/events/power/cpu_frequency/enable
   mark "$3"; echo 1 > $tracing/tracing_on
-  "$TANDEM" run --config "$CONFIG" > "$out/agent-$r.log" 2>&1 & agent=$!
+  "$TANDEM" run ${ARGS-} --config "$CONFIG" > "$out/agent-$r.log" 2>&1 & agent=$!
   claim "$r: the agent serves" waitfor 60 "$TANDEM" status --json
   sleep "$each"
   "$TANDEM" status --json > "$out/status-$r.json" 2>&1

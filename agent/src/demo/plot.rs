@@ -53,6 +53,8 @@ pub struct Timeline {
 /// Where Debian's `fonts-dejavu-core` puts it.
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 const COLOURS: [RGBColor; 4] = [RGBColor(86, 180, 233), RGBColor(0, 158, 115), RGBColor(230, 159, 0), RGBColor(204, 51, 102)];
+/// Width of the labels left of each panel: the same, so that their time axes agree.
+const LEFT: u32 = 130;
 const INK: RGBColor = RGBColor(40, 40, 40);
 
 /// Writes `NAME.svg` and `NAME.png`; returns their paths.
@@ -77,7 +79,7 @@ where
     area.fill(&WHITE)?;
     let area = area.titled(&t.title, ("sans-serif", 22).into_font().color(&INK))?;
     let (latency, rest) = area.split_vertically(420);
-    let (subnet, clock) = rest.split_vertically(200);
+    let (subnet, clock) = rest.split_vertically(190);
     let end = t.spans.last().map_or(1.0, |s| s.to);
     latency_panel(t, &latency, end)?;
     subnet_panel(t, &subnet, end)?;
@@ -99,7 +101,8 @@ where
     let mut chart = ChartBuilder::on(area)
         .margin_right(20)
         .x_label_area_size(24)
-        .y_label_area_size(70)
+        .margin_left(12)
+        .y_label_area_size(LEFT)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
     for s in t.spans.iter().filter(|s| s.co_runner) {
         chart.draw_series([Rectangle::new([(s.from, 0.0), (s.to, top)], RGBColor(245, 236, 224).filled())])?;
@@ -121,7 +124,7 @@ where
         chart.draw_series([PathElement::new([(s.from, s.target_ms), (s.to, s.target_ms)], RED.stroke_width(2))])?;
         let style = ("sans-serif", 14).into_font().color(&INK);
         // Labels alternate in height, so that neighbours do not overlap.
-        let y = top * (0.985 - 0.055 * f64::from(u8::try_from(i % 3).unwrap_or(0)));
+        let y = top * (0.955 - 0.055 * f64::from(u8::try_from(i % 3).unwrap_or(0)));
         chart.draw_series([Text::new(s.label.clone(), (s.from + end * 0.003, y), style)])?;
         chart.draw_series([PathElement::new([(s.from, 0.0), (s.from, top)], RGBColor(190, 190, 190))])?;
     }
@@ -141,11 +144,11 @@ where
     let mut chart = ChartBuilder::on(area)
         .margin_right(20)
         .x_label_area_size(24)
-        .y_label_area_size(110)
+        .margin_left(12)
+        .y_label_area_size(LEFT)
         .build_cartesian_2d(0.0..end, -0.5..f64::from(n) - 0.5)?;
     chart
         .configure_mesh()
-        .y_desc("sub-network (top-1)")
         .y_labels(usize::try_from(n).unwrap_or(4) + 1)
         .y_label_formatter(&name)
         .label_style(("sans-serif", 15).into_font().color(&INK))
@@ -169,7 +172,8 @@ where
     let mut chart = ChartBuilder::on(area)
         .margin_right(20)
         .x_label_area_size(40)
-        .y_label_area_size(70)
+        .margin_left(12)
+        .y_label_area_size(LEFT)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
     chart
         .configure_mesh()

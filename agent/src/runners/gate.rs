@@ -278,5 +278,7 @@ impl Door {
 }
 
 fn slo(target: Target) -> Slo {
-    Slo { latency: target.latency_ns.map(Nanos), top1: target.top1_floor.map(CentiPercent) }
+    // A floor of 0 % is none.
+    let top1 = target.top1_floor.filter(|t| *t > 0).map(CentiPercent);
+    Slo { latency: target.latency_ns.map(Nanos), top1 }
 }
