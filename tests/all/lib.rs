@@ -1,5 +1,7 @@
 //! What the end-to-end tests and the evidence share: the real agent and the real runner, on this machine.
 
+pub mod rig;
+
 use anyhow::{Context as _, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -3,8 +3,8 @@
 
 mod docs;
 mod live;
-
-
+mod programs;
+mod tick;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -22,14 +22,18 @@ pub struct Row {
     /// Measurements behind it.
     pub n: u64,
     /// 10th percentile of them; `None` for a single figure or a count.
+    #[serde(default)]
     pub p10: Option<f64>,
     /// 90th percentile.
+    #[serde(default)]
     pub p90: Option<f64>,
     /// `measured`, `modelled` or `assumed`.
     pub kind: String,
     /// What it should be.
+    #[serde(default)]
     pub goal: Option<f64>,
     /// `lower` or `higher`.
+    #[serde(default = "lower")]
     pub better: String,
     /// Where: CPU, kernel.
     #[serde(default)]
@@ -37,6 +41,10 @@ pub struct Row {
     /// Of what source.
     #[serde(default)]
     pub commit: String,
+}
+
+fn lower() -> String {
+    "lower".into()
 }
 
 /// A measured figure; smaller is better unless changed.
@@ -50,7 +58,7 @@ pub fn row(name: &str, value: f64, unit: &str, n: u64) -> Row {
         p90: None,
         kind: "measured".into(),
         goal: None,
-        better: "lower".into(),
+        better: lower(),
         machine: String::new(),
         commit: String::new(),
     }
@@ -117,11 +125,11 @@ fn main() -> anyhow::Result<()> {
         "demo" => live::demo()?,
         "footprint" => live::footprint()?,
         "swap" => live::swap()?,
-        
-        
-        
-        
-        
+        "tick" => tick::tick()?,
+        "wasm-call" => programs::wasm_call()?,
+        "channel" => programs::channel()?,
+        "bpf-cost" => programs::bpf_cost()?,
+        "switch" => programs::switch()?,
         _ => bail!("unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, docs"),
     };
     anyhow::ensure!(!rows.is_empty() && rows.iter().all(|r| r.value.is_finite()), "a measurement did not work: {rows:?}");

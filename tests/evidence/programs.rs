@@ -14,3 +14,60 @@ fn json(command: &mut Command) -> anyhow::Result<Value> {
     let start = text.find(['{', '[']).with_context(|| format!("{command:?} printed no JSON: {text}"))?;
     serde_json::from_str(&text[start..]).with_context(|| format!("{command:?}: {text}"))
 }
+
+/// Rows that the program prints itself.
+fn rows(command: &mut Command) -> anyhow::Result<Vec<Row>> {
+    Ok(serde_json::from_value(json(command)?)?)
+}
+
+fn bench(package: &str, bench: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["bench", "--quiet", "--locked", "-p", package, "--bench", bench, "--", "--json"]);
+    cargo
+}
+
+/// A call through the component against the same call natively.
+pub fn wasm_call() -> anyhow::Result<Vec<Row>> {
+    rows(&mut bench("tandem", "wasm_call"))
+}
+
+/// From publishing to being seen, beside a datagram round trip.
+pub fn channel() -> anyhow::Result<Vec<Row>> {
+    rows(&mut bench("channel", "latency"))
+}
+
+/// What our programs cost per context switch, by the kernel's own book.
+pub fn bpf_cost() -> anyhow::Result<Vec<Row>> {
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "--release", "--locked", "-p", "tandem", "--example", "bpf_cost"])
+        .current_dir(repository())
+        .status()?;
+    anyhow::ensure!(built.success(), "cannot build the example bpf_cost");
+    rows(&mut Command::new(program("examples/bpf_cost")))
+}
+
+/// From a decision with another sub-network to the engine being ready to run it.
+pub fn switch() -> anyhow::Result<Vec<Row>> {
+    let report = json(
+        Command::new(program("dnn-runner"))
+            .args(["bench", "--json", "--model"])
+            .arg(repository().join("dnn-runner/models/mlcad-fmnist.toml")),
+    )?;
+    let s = &report["switch"];
+    let n = s["n"].as_u64().context("n")?;
+    let ns = |key: &str| s[key].as_f64().with_context(|| format!("no {key} in {s}"));
+    let mut all = vec![
+        Row { p10: Some(ns("switch_ns_p10")?), p90: Some(ns("switch_ns_p90")?), ..row("switch, p50", ns("switch_ns_p50")?, "ns", n) },
+        row("switch, p99", ns("switch_ns_p99")?, "ns", n).goal(10_000.0),
+        row("first image on the new sub-network, extra, p50", ns("first_image_extra_ns_p50")?, "ns", n),
+    ];
+    for f in report["frames"].as_array().context("frames")? {
+        let (subnet, kernel) = (f["subnet"].as_str().context("subnet")?, f["kernel"].as_str().context("kernel")?);
+        let ms = |key: &str| f[key].as_f64().with_context(|| format!("no {key} in {f}"));
+        let batch = report["batch"].as_u64().unwrap_or(0);
+        let name = format!("frame of {batch} images, sub-network {subnet}, {kernel}");
+        let row = row(&name, ms("frame_ms_p50")?, "ms", f["n"].as_u64().unwrap_or(0));
+        all.push(Row { p10: Some(ms("frame_ms_p10")?), p90: Some(ms("frame_ms_p90")?), ..row });
+    }
+    Ok(all)
+}
