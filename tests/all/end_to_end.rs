@@ -1,6 +1,5 @@
 //! The real agent and the real runner over the real channel, on this machine: eBPF, the stand-in domain.
 
-use crate::needs;
 use channel::handshake::{HandshakeError, connect};
 use channel::hello::{Hello, PROTOCOL, Report, SubnetHello};
 use channel::msg::FeedbackMsg;
@@ -48,7 +47,9 @@ fn hundred_swaps_lose_no_inference_and_no_tick() {
     assert_eq!(seen.dropped, 0);
     let report = runner.end().expect("report");
     let total = |name: &str| report["totals"][name].as_u64().unwrap_or_else(|| panic!("{name} in {report}"));
-    assert_eq!(total("arrived"), total("done") + total("dropped"), "{report}");
+    let waiting = report["waiting"].as_u64().expect("waiting");
+    assert_eq!(total("arrived"), total("done") + total("dropped") + waiting, "{report}");
+    assert!(waiting <= 2, "{report}");
     assert_eq!(total("dropped"), 0);
 }
 
@@ -176,7 +177,9 @@ fn both_ends_may_restart_alone() {
     agent.app("camera", 5).expect("the runner came back by itself");
     let report = runner.end().expect("report");
     let total = |name: &str| report["totals"][name].as_u64().unwrap_or_else(|| panic!("{name} in {report}"));
-    assert_eq!(total("arrived"), total("done") + total("dropped"), "{report}");
+    let waiting = report["waiting"].as_u64().expect("waiting");
+    assert_eq!(total("arrived"), total("done") + total("dropped") + waiting, "{report}");
+    assert!(waiting <= 2, "{report}");
 }
 
 #[test]
@@ -264,7 +267,7 @@ fn hostile_runner_is_dropped_and_the_loop_goes_on() {
         ("evil-times", FeedbackMsg { done_ns: 0, ..honest }, "times rise"),
         ("evil-confidence", FeedbackMsg { confidence: 5000, ..honest }, "confidence 5000"),
     ] {
-        let (mut end, connection, _) = connect(&agent.socket(), &hello(name)).expect(name);
+        let (mut end, connection) = connect(&agent.socket(), &hello(name)).expect(name);
         end.feedback.push(&message);
         gone(name);
         assert!(agent.log().contains(rule), "{rule:?} is not in\n{}", agent.log());

@@ -87,11 +87,12 @@ pub fn swap() -> anyhow::Result<Vec<Row>> {
         report["totals"][name].as_u64().and_then(|t| u32::try_from(t).ok()).with_context(|| format!("{name} in {report}"))
     };
     let (arrived, done, dropped) = (total("arrived")?, total("done")?, total("dropped")?);
+    let waiting = report["waiting"].as_u64().and_then(|w| u32::try_from(w).ok()).context("waiting")?;
     let swaps = after.policy.swaps - before.policy.swaps;
     let ticks = after.ticks.done - before.ticks.done;
     Ok(vec![
         row("swaps under load", f64::from(u32::try_from(swaps)?), "swaps", 1).higher(),
-        row("inferences lost (arrived - done - dropped)", f64::from(arrived) - f64::from(done) - f64::from(dropped), "inferences", arrived.into()).goal(0.0),
+        row("inferences lost (arrived - done - dropped - waiting at the end)", f64::from(arrived) - f64::from(done) - f64::from(dropped) - f64::from(waiting), "inferences", arrived.into()).goal(0.0),
         row("inferences dropped", f64::from(dropped), "inferences", arrived.into()).goal(0.0),
         row("ticks missed", f64::from(u32::try_from(after.ticks.missed - before.ticks.missed)?), "ticks", ticks).goal(0.0),
         row("worst lateness of a tick since start", f64::from(u32::try_from(after.ticks.late_max_us)?), "us", ticks),

@@ -244,7 +244,8 @@ fn with_groups(
     let own = cgroup::Own::make(claim, "tandem").unwrap();
     let mut notes = vec![];
     let limit = own.with("cpu").map(|_| CpuBandwidth::start(&board, fake.root(), &own).unwrap().unwrap());
-    (CpuShare::start(&board, claim, &own, &mut notes).unwrap(), limit, notes)
+    let share = CpuShare::start(&board, claim, &own, &mut notes).unwrap();
+    (own, share, limit, notes)
 }
 
 #[test]
