@@ -26,7 +26,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { domains: &SMALL_BOARD, free: 1, seconds: 300, more: &[] }
+        Self { domains: &SMALL_BOARD, free: 1, seconds: 600, more: &[] }
     }
 }
 

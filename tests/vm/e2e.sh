@@ -2,7 +2,7 @@
 # Guest: the real agent on the kernel's own cpufreq, twice: ended by TERM, then by an injected panic. Each time the machine
 # starts with unusual settings (unsettle), and every one of them must be back afterwards.
 # usage, by environment: TANDEM=path CONFIG=path [RUNNER='command'] [SECONDS_EACH=5] [ROUNDS='term panic']
-#   [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
+#   [SERVE_WAIT=180] [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
 # The runner is started before the agent, so that its group, CPUs and nice are among what must be back.
 # Agent's commands used: `run --config FILE`, `status --json` (exit 0 once it serves), `panic`.
 # In OUT, for each round: settings-{before,during,after}-ROUND.txt, frequency-ROUND.txt (the kernel's own trace, to be
@@ -42,7 +42,7 @@ round() { # NAME SETTINGS FIRST_MARK
   echo 0 > $tracing/tracing_on; : > $tracing/trace; echo 1 > $tracing/events/power/cpu_frequency/enable
   mark "$3"; echo 1 > $tracing/tracing_on
   "$TANDEM" run ${ARGS-} --config "$CONFIG" > "$out/agent-$r.log" 2>&1 & agent=$!
-  claim "$r: the agent serves" waitfor 60 "$TANDEM" status --json
+  claim "$r: the agent serves" waitfor "${SERVE_WAIT:-180}" "$TANDEM" status --json
   sleep "$each"
   "$TANDEM" status --json > "$out/status-$r.json" 2>&1
   [ -z "$runner" ] || claim "$r: the runner still runs" kill -0 "$runner"
@@ -53,7 +53,7 @@ round() { # NAME SETTINGS FIRST_MARK
     panic) "$TANDEM" panic >> "$out/agent-$r.log" 2>&1;;
   esac
   # A zombie still answers kill -0: so wait, under a watchdog.
-  (sleep 30; kill -KILL $agent) 2>/dev/null & dog=$!
+  (sleep 60; kill -KILL $agent) 2>/dev/null & dog=$!
   wait $agent; rc=$?; kill $dog 2>/dev/null
   echo 0 > $tracing/tracing_on; mark $(($3 + 1)); echo 0 > $tracing/events/power/cpu_frequency/enable
   grep -o 'cpu_frequency: .*' $tracing/trace > "$out/frequency-$r.txt"
