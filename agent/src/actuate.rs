@@ -26,7 +26,7 @@ mod tests;
 use crate::board::Board;
 use crate::envelope::Admitted;
 use crate::units::{AppSlot, DomainId, OppIndex};
-pub use claim::{Claim, restore_after_kill, restore_state};
+pub use claim::{Claim, MachineLock, restore_after_kill, restore_state};
 pub use cpu_share::Member;
 
 use cpu_share::CpuShare;
@@ -53,6 +53,10 @@ pub trait Actuator: Send {
     fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError>;
     /// The OPP last read back on that domain; `None`: not known, or not this actuator's.
     fn standing(&self, _domain: DomainId) -> Option<OppIndex> {
+        None
+    }
+    /// The upper limit it has set itself on that domain, raw: no cap from outside.
+    fn own_limit(&self, _domain: DomainId) -> Option<u64> {
         None
     }
 }
@@ -176,6 +180,9 @@ impl Actuator for Actuators {
     }
     fn standing(&self, domain: DomainId) -> Option<OppIndex> {
         self.clocks.iter().find_map(|c| c.standing(domain))
+    }
+    fn own_limit(&self, domain: DomainId) -> Option<u64> {
+        self.clocks.iter().find_map(|c| c.own_limit(domain))
     }
 }
 

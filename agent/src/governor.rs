@@ -108,6 +108,9 @@ impl Governor {
         let Some(actuators) = &mut self.actuators else { return };
         let (present, publish) = self.runners.present_and_publish();
         let outcome = self.transaction.carry_out(now, &mut self.admitted, present, actuators, publish, clock);
+        for d in (0u16..).take(self.seen.domains.len()).map(DomainId) {
+            self.sense.set_own_max(d, actuators.own_limit(d));
+        }
         if let Some(error) = outcome.error {
             let text = error.to_string();
             // On the edge only: a setting that keeps failing is one line in the log.

@@ -39,6 +39,9 @@ pub fn now() -> Nanos {
     Nanos(u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0))
 }
 
+/// One agent per machine, whatever its run directory.
+const MACHINE_LOCK: &str = "/run/tandem.lock";
+
 /// At most one extra tick in this time.
 const WOKEN_GAP: Nanos = Nanos::from_ms(1);
 
@@ -69,6 +72,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let config = Config::load(&options.config)?;
     std::fs::create_dir_all(&config.run_dir)
         .with_context(|| format!("{}: cannot make the run directory", config.run_dir.display()))?;
+    let _machine = actuate::MachineLock::take(Path::new(MACHINE_LOCK))?;
     let (claim, repaired) = actuate::Claim::take(Path::new("/"), &config.run_dir)?;
     if repaired > 0 {
         tracing::warn!(entries = repaired, "put back what an agent that was killed had left");

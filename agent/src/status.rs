@@ -74,7 +74,7 @@ pub struct Ticks {
 pub struct PolicyStatus {
     /// The set's name.
     pub set: String,
-    /// `serving`, or `hold` after it failed.
+    /// `starting`, `serving`, or `hold` after it failed.
     pub state: String,
     /// Why it failed.
     pub error: Option<String>,
@@ -211,7 +211,11 @@ pub fn of(parts: &Parts<'_>) -> Status {
         lost: parts.lost.to_vec(),
         policy: PolicyStatus {
             set: policy.set_aside.clone().unwrap_or_else(|| policy.serving.clone()),
-            state: if policy.set_aside.is_some() { "hold".into() } else { "serving".into() },
+            state: match (&policy.set_aside, policy.swaps) {
+                (Some(_), _) => "hold".into(),
+                (None, 0) => "starting".into(),
+                (None, _) => "serving".into(),
+            },
             error: policy.set_aside.as_ref().and(policy.last_error.as_ref()).map(ToString::to_string),
             swaps: policy.swaps,
         },

@@ -45,6 +45,7 @@ fn hundred_swaps_lose_no_inference_and_no_tick() {
     assert_eq!(after.ticks.missed, 0, "worst lateness {} us", after.ticks.late_max_us);
     let seen = agent.app("camera", after.apps[0].done + 5).expect("frames still flow");
     assert_eq!(seen.dropped, 0);
+    assert!(seen.arrived - seen.done <= 2, "by the totals in shared memory: {seen:?}");
     let report = runner.end().expect("report");
     let total = |name: &str| report["totals"][name].as_u64().unwrap_or_else(|| panic!("{name} in {report}"));
     let waiting = report["waiting"].as_u64().expect("waiting");
@@ -100,8 +101,8 @@ fn restores(end: impl FnOnce(&mut Agent) -> bool) {
     assert_ne!(held, during, "the agent has not moved the runner");
     assert!(end(&mut agent), "exit code of the agent:\n{}", agent.log());
     let after = settings(runner.pid());
-    assert!(!after.contains("/tandem"), "something of the agent's is left:\n{after}\n{}", agent.log());
-    let strip = |text: &str| text.lines().filter(|l| !l.contains("/tandem")).map(|l| format!("{l}\n")).collect::<String>();
+    assert!(!after.contains("/tandem/"), "something of the agent's is left:\n{after}\n{}", agent.log());
+    let strip = |text: &str| text.lines().filter(|l| !l.contains("/tandem/")).map(|l| format!("{l}\n")).collect::<String>();
     assert_eq!(strip(&held), strip(&after), "\n{}", agent.log());
 }
 
@@ -113,14 +114,14 @@ fn killed_agent_is_repaired_by_the_next_start() {
     agent.app("camera", 3).expect("frames flow");
     agent.end(Signal::SIGKILL).expect("killed");
     let pid = std::process::id();
-    assert!(settings(pid).contains("/tandem"), "nothing was left to repair");
+    assert!(settings(pid).contains("/tandem/"), "nothing was left to repair");
     let entries = std::process::Command::new(tandem_tests::program("tandem"))
         .args(["restore", "--run-dir"])
         .arg(agent.run_dir())
         .output()
         .expect("tandem restore");
     assert!(entries.status.success(), "{entries:?}");
-    assert!(!settings(pid).contains("/tandem"), "{}", settings(pid));
+    assert!(!settings(pid).contains("/tandem/"), "{}", settings(pid));
 }
 
 #[test]
@@ -158,8 +159,11 @@ fn both_ends_may_restart_alone() {
     agent.app("camera", 5).expect("frames flow");
     runner.kill().expect("kill the runner");
     let runner = Runner::start(&agent.socket(), "camera", &FLOW).expect("second runner");
-    let app = agent.app("camera", 5).expect("frames flow again");
-    assert_eq!(app.pid, runner.pid());
+    let there = (0..300).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        agent.app("camera", 5).expect("frames flow again").pid == runner.pid()
+    });
+    assert!(there, "the second runner is not there:\n{}", agent.log());
 
     // A stable path to whichever agent lives.
     let dir = tempfile::tempdir().expect("temp dir");
@@ -200,17 +204,15 @@ fn broken_policies_refuse_the_start_and_a_swap_leaves_the_old_one_serving() {
     let junk = dir.path().join("junk.wasm");
     std::fs::write(&junk, "not wasm").expect("write");
     let tuner = tandem_tests::component("fixed");
-    let hostile = |name: &str| tandem_tests::component(&format!("hostile/{name}"));
-    let set = |name: &str, allocator: &std::path::Path| {
-        format!("[policies.{name}]\nallocator = {allocator:?}\ntuner = {tuner:?}\n")
+    let set = |name: &str, allocator: &std::path::Path, act: &str| {
+        let params = if act.is_empty() { String::new() } else { format!("allocator-params = {{ do = {act:?} }}\n") };
+        format!("[policies.{name}]\nallocator = {allocator:?}\ntuner = {tuner:?}\n{params}")
     };
-    let tail = AgentOptions::default().tail
-        + &set("junk", &junk)
-        + &set("world", &tuner)
-        + &set("trap-start", &hostile("trap-start"))
-        + &set("trap-decide", &hostile("trap-decide"))
-        + &set("bad-opp", &hostile("bad-opp"))
-        + &set("spin", &hostile("spin"));
+    let hostile = tandem_tests::component("hostile/allocator");
+    let mut tail = AgentOptions::default().tail + &set("junk", &junk, "") + &set("world", &tuner, "");
+    for act in ["trap-in-start", "refuse", "trap", "no-such-opp", "spin", "short"] {
+        tail += &set(act, &hostile, act);
+    }
     let mut refused = Agent::spawn(&AgentOptions { policy: "junk".into(), tail: tail.clone(), ..Default::default() }).expect("spawn");
     assert!(!refused.wait().expect("ends").success());
     assert!(refused.log().contains("junk.wasm"), "{}", refused.log());
@@ -218,7 +220,17 @@ fn broken_policies_refuse_the_start_and_a_swap_leaves_the_old_one_serving() {
     let agent = Agent::start(&AgentOptions { tail, ..Default::default() }).expect("agent");
     let _runner = Runner::start(&agent.socket(), "camera", &FLOW).expect("runner");
     agent.app("camera", 3).expect("frames flow");
-    for (set, why) in [("junk", "junk.wasm"), ("world", "tuner"), ("trap-start", "trap"), ("trap-decide", "trap"), ("bad-opp", "opp"), ("spin", "deadline"), ("nowhere", "nowhere")] {
+    for (set, why) in [
+        ("junk", "junk.wasm"),
+        ("world", "tuner"),
+        ("trap-in-start", "trap"),
+        ("refuse", "refused"),
+        ("trap", "trap"),
+        ("no-such-opp", "opp"),
+        ("spin", "deadline"),
+        ("short", "domains"),
+        ("nowhere", "nowhere"),
+    ] {
         let error = agent.ask(&Command::Swap { set: set.into() }).expect_err(set).to_string();
         assert!(error.to_lowercase().contains(why), "{set}: {error}");
         let status = agent.status().expect("status");
@@ -252,14 +264,14 @@ fn hostile_runner_is_dropped_and_the_loop_goes_on() {
     let _runner = Runner::start(&agent.socket(), "camera", &FLOW).expect("runner");
     agent.app("camera", 3).expect("frames flow");
 
-    let gone = |name: &str| {
-        for _ in 0..200 {
-            if !agent.status().expect("status").apps.iter().any(|a| a.name == name) {
+    let dropped = |rule: &str| {
+        for _ in 0..300 {
+            if agent.log().contains(rule) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("{name} is still there:\n{}", agent.log());
+        panic!("{rule:?} is not in\n{}", agent.log());
     };
     let honest = FeedbackMsg { arrived_ns: 1, started_ns: 2, done_ns: 3, ..FeedbackMsg::default() };
     for (name, message, rule) in [
@@ -269,8 +281,8 @@ fn hostile_runner_is_dropped_and_the_loop_goes_on() {
     ] {
         let (mut end, connection) = connect(&agent.socket(), &hello(name)).expect(name);
         end.feedback.push(&message);
-        gone(name);
-        assert!(agent.log().contains(rule), "{rule:?} is not in\n{}", agent.log());
+        dropped(rule);
+        assert!(!agent.status().expect("status").apps.iter().any(|a| a.name == name), "{name} is still there");
         drop(connection);
     }
     let done = agent.status().expect("status").apps[0].done;
@@ -294,6 +306,7 @@ fn names_belong_to_users_and_are_unique_and_the_65th_runner_is_refused() {
     }
     assert!(refused("many-0").contains("names are unique"));
     assert!(refused("many-64").contains("64 slots"));
+    std::thread::sleep(Duration::from_millis(200));
     let status = agent.status().expect("status");
     assert_eq!(status.apps.len(), 64);
     assert_eq!(status.ticks.missed, 0, "64 arrivals cost no tick, worst lateness {} us", status.ticks.late_max_us);
@@ -314,8 +327,11 @@ fn control_socket_refuses_garbage_and_strangers() {
         let mut s = std::os::unix::net::UnixStream::connect(&path).expect("connect");
         let _ = s.write_all(text);
         let mut answer = String::new();
-        s.read_to_string(&mut answer).expect("answer");
-        answer
+        match s.read_to_string(&mut answer) {
+            Ok(_) => answer,
+            // What it had not read when it closed.
+            Err(e) => format!("error: {e}"),
+        }
     };
     assert!(say(b"{\"cmd\":\"status\",\"x\":1}\n").contains("error"));
     assert!(say(b"\xff\xfe\n").contains("error"));

@@ -81,7 +81,7 @@ impl Agent {
             if let Some(code) = agent.child.try_wait()? {
                 bail!("the agent ended ({code}):\n{}", agent.log());
             }
-            if agent.status().is_ok() {
+            if agent.status().is_ok_and(|s| s.policy.state == "serving") {
                 return Ok(agent);
             }
             std::thread::sleep(Duration::from_millis(20));

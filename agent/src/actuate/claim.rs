@@ -206,6 +206,20 @@ fn boot_id(root: &Path) -> String {
     read_value(root, "/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
+/// The whole machine's lock, whatever the run directory: two agents would fight over the same clocks. Held
+/// until it is dropped.
+#[derive(Debug)]
+pub struct MachineLock {
+    _lock: Flock<File>,
+}
+
+impl MachineLock {
+    /// Takes it, or says who has it.
+    pub fn take(path: &Path) -> Result<Self, ClaimError> {
+        Ok(Self { _lock: lock(path)? })
+    }
+}
+
 fn lock(path: &Path) -> Result<Flock<File>, ClaimError> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path);
     let file = open.map_err(|e| io_error(path, e))?;

@@ -58,6 +58,12 @@ impl Clock {
         u16::try_from(i).ok().map(OppIndex)
     }
 
+    /// The upper limit we set ourselves, if limits are how this clock is set.
+    pub fn own_limit(&self) -> Option<u64> {
+        let How::Range { .. } = &self.how else { return None };
+        self.asked.and_then(|o| self.raws.get(usize::from(o.0)).copied())
+    }
+
     /// Carries out one half of an order. The raising half looks at what is so, so that a change made by
     /// someone else is noticed once a tick; the lowering half goes by that.
     pub fn set(&mut self, want: OppIndex, half: Half) -> Result<(), ActuateError> {

@@ -76,6 +76,9 @@ impl Actuator for Cpufreq {
     fn standing(&self, domain: DomainId) -> Option<OppIndex> {
         self.clocks.iter().find(|c| c.domain() == domain)?.standing()
     }
+    fn own_limit(&self, domain: DomainId) -> Option<u64> {
+        self.clocks.iter().find(|c| c.domain() == domain)?.own_limit()
+    }
 }
 
 fn dir(policy: u32) -> String {

@@ -63,6 +63,9 @@ impl Actuator for Devfreq {
     fn standing(&self, domain: DomainId) -> Option<OppIndex> {
         self.clocks.iter().find(|c| c.domain() == domain)?.standing()
     }
+    fn own_limit(&self, domain: DomainId) -> Option<u64> {
+        self.clocks.iter().find(|c| c.domain() == domain)?.own_limit()
+    }
 }
 
 fn dir(device: &str) -> String {
