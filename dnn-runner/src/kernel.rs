@@ -1,10 +1,14 @@
 //! Which form of the arithmetic runs: chosen once, by what the CPU has.
 //!
-//! Responsible for: running one group of a network on a worker's arena, and for this crate's only
-//! `unsafe` block, the call into code compiled for AVX2 and FMA.
-#![expect(unsafe_code, reason = "calling a function compiled for CPU features found at run time")]
+//! Responsible for: running one group of a network on a worker's arena, and for all `unsafe` of this
+//! crate: vector registers, and the call into code compiled for AVX2 and FMA.
+//!
+//! Vectors are spelled out: left to the compiler, the same loops over arrays became scalar code at the
+//! least change (with overflow checks on, for one).
+#![expect(unsafe_code, reason = "vector registers, and calling code for CPU features found at run time")]
 
-use crate::ops::{self, Conv, Linear, naive};
+use crate::manifest::LANES;
+use crate::ops::{self, Conv, Lanes, Linear, naive};
 
 /// A form of the arithmetic this CPU can run. Only the constructors make one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +78,7 @@ impl Kernel {
     pub(crate) fn run(self, group: &Group, maps: &mut [f32], scratch: &mut [f32], logits: &mut [f32]) {
         match self.0 {
             Kind::Naive => run_naive(group, maps, scratch, logits),
-            Kind::Portable => run_fast::<false>(group, maps, scratch, logits),
+            Kind::Portable => run_fast::<[f32; LANES]>(group, maps, scratch, logits),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Kind::Avx2` is made in `Kernel::avx2` alone, which has seen both features.
             Kind::Avx2 => unsafe { run_avx2(group, maps, scratch, logits) },
@@ -88,23 +92,60 @@ pub(crate) const fn map_len(layer: &Conv, padding: usize) -> usize {
     (s.height + 2 * padding) * (s.width + 2 * padding) * s.depth
 }
 
+/// Eight numbers in a register. Private, and used by [`run_avx2`] alone: that is what the `unsafe` blocks
+/// below rest on.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use crate::manifest::LANES;
+    use crate::ops::Lanes;
+    use std::arch::x86_64::{
+        __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_storeu_ps,
+    };
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Register(__m256);
+
+    impl Lanes for Register {
+        #[inline(always)]
+        fn load(from: &[f32; LANES]) -> Self {
+            // SAFETY: the CPU has AVX2 (see the module); `from` is eight numbers, and no alignment is asked.
+            Self(unsafe { _mm256_loadu_ps(from.as_ptr()) })
+        }
+        #[inline(always)]
+        fn store(self, to: &mut [f32; LANES]) {
+            // SAFETY: as for `load`; `to` is ours alone.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), self.0) }
+        }
+        #[inline(always)]
+        fn add_product(self, x: f32, w: Self) -> Self {
+            // SAFETY: the CPU has AVX2 and FMA (see the module).
+            Self(unsafe { _mm256_fmadd_ps(_mm256_set1_ps(x), w.0, self.0) })
+        }
+        #[inline(always)]
+        fn max(self, other: Self) -> Self {
+            // SAFETY: the CPU has AVX2 (see the module).
+            Self(unsafe { _mm256_max_ps(other.0, self.0) })
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2(group: &Group, maps: &mut [f32], scratch: &mut [f32], logits: &mut [f32]) {
-    run_fast::<true>(group, maps, scratch, logits);
+    run_fast::<avx2::Register>(group, maps, scratch, logits);
 }
 
 #[inline(always)]
-fn run_fast<const FUSED: bool>(group: &Group, maps: &mut [f32], scratch: &mut [f32], logits: &mut [f32]) {
+fn run_fast<L: Lanes>(group: &Group, maps: &mut [f32], scratch: &mut [f32], logits: &mut [f32]) {
     let mut rest = maps;
     for (i, conv) in group.convs.iter().enumerate() {
         let (src, next) = rest.split_at_mut(map_len(conv, conv.shape.padding()));
-        ops::conv::<FUSED>(conv, src, scratch);
+        ops::conv::<L>(conv, src, scratch);
         let padding = group.convs.get(i + 1).map_or(0, |c| c.shape.padding());
-        ops::pool(&conv.shape, scratch, padding, next);
+        ops::pool::<L>(&conv.shape, scratch, padding, next);
         rest = next;
     }
-    ops::linear::<FUSED>(&group.linear, &rest[..group.linear.weight.len() / logits.len()], logits);
+    ops::linear::<L>(&group.linear, &rest[..group.linear.weight.len() / logits.len()], logits);
 }
 
 fn run_naive(group: &Group, maps: &mut [f32], scratch: &mut [f32], logits: &mut [f32]) {

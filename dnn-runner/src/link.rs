@@ -97,12 +97,8 @@ pub fn hello(
     target: channel::Target,
 ) -> Hello {
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let subnet = |s: &Subnet| SubnetHello {
-        name: s.name.clone(),
-        top1: s.top1,
-        macs: s.macs,
-        params: s.params,
-    };
+    let subnet =
+        |s: &Subnet| SubnetHello { name: s.name.clone(), top1: s.top1, macs: s.macs, params: s.params };
     Hello {
         protocol: PROTOCOL,
         name: name.to_owned(),

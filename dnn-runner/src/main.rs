@@ -116,7 +116,9 @@ fn run(args: Run) -> Result<()> {
     };
     let follower = match fixed {
         Some(subnet) => Follower::fixed(subnet, threads),
-        None => Follower::new(net.subnets().len(), failsafe, threads, args.grace_ms.saturating_mul(1_000_000)),
+        None => {
+            Follower::new(net.subnets().len(), failsafe, threads, args.grace_ms.saturating_mul(1_000_000))
+        }
     };
     let setup = Setup {
         name: args.name.clone(),
@@ -187,12 +189,20 @@ fn find_subnet(net: &Supernet, name: &str) -> Result<usize> {
     Ok(subnet)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100, by the command line's rule")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "0 to 100, by the command line's rule"
+)]
 fn hundredths(percent: f64) -> u16 {
     (percent * 100.0).round() as u16
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "above 0, and a float's cast saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "above 0, and a float's cast saturates"
+)]
 fn nanos(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }

@@ -241,9 +241,10 @@ impl Manifest {
         rule((2..=1024).contains(&self.classes.len()), &|| {
             format!("classes: {}; there are 2 to 1024", self.classes.len())
         });
-        rule(Path::new(&self.weights.file).file_name().is_some_and(|f| f == self.weights.file.as_str()), &|| {
-            format!("weights.file {:?}: a file name without a folder", self.weights.file)
-        });
+        rule(
+            Path::new(&self.weights.file).file_name().is_some_and(|f| f == self.weights.file.as_str()),
+            &|| format!("weights.file {:?}: a file name without a folder", self.weights.file),
+        );
         rule(self.failsafe.top1_floor <= 10_000, &|| {
             format!("failsafe.top1-floor {}: hundredths of a point, at most 10000", self.failsafe.top1_floor)
         });

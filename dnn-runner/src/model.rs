@@ -167,7 +167,9 @@ impl Supernet {
             top1_floor: manifest.failsafe.top1_floor,
             digest: hex(&Sha256::digest(text.as_bytes())),
             input: manifest.input,
-            normalised: std::array::from_fn(|v| (f32::from(u8::try_from(v).expect("below 256")) / 255.0 - mean) / std),
+            normalised: std::array::from_fn(|v| {
+                (f32::from(u8::try_from(v).expect("below 256")) / 255.0 - mean) / std
+            }),
             groups,
         })
     }

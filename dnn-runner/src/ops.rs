@@ -4,10 +4,8 @@
 //! there are ([`crate::model`]). Activations lie as (row, column, channel); weights as (kernel row,
 //! kernel column, input, output), so that a step of the kernel is one vector of outputs.
 //!
-//! The fast form is ordinary Rust over arrays of eight; the compiler makes vectors of it. Compiled
-//! for AVX2 and FMA it reaches 20 to 23 multiply-accumulates a nanosecond on a core of an AMD EPYC,
-//! three times the same code for plain x86-64. Everything here is generic over `FUSED`: whether a
-//! multiply-add is one instruction (and one rounding), which is only fast where the CPU has it.
+//! The fast form is written over [`Lanes`], a vector of eight numbers: an array on any CPU, a register
+//! where there is one ([`crate::kernel`]).
 
 use crate::manifest::{ConvShape, LANES};
 
@@ -31,45 +29,82 @@ pub struct Linear {
     pub bias: Vec<f32>,
 }
 
-/// `a * b + c`, fused or not.
+/// Eight numbers that are worked on at once.
+pub trait Lanes: Copy {
+    /// From memory.
+    fn load(from: &[f32; LANES]) -> Self;
+    /// To memory.
+    fn store(self, to: &mut [f32; LANES]);
+    /// `self + x * w`, rounded once or twice.
+    fn add_product(self, x: f32, w: Self) -> Self;
+    /// The larger of each.
+    fn max(self, other: Self) -> Self;
+}
+
+impl Lanes for [f32; LANES] {
+    #[inline(always)]
+    fn load(from: &[f32; LANES]) -> Self {
+        *from
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES]) {
+        *to = self;
+    }
+    #[inline(always)]
+    fn add_product(mut self, x: f32, w: Self) -> Self {
+        for lane in 0..LANES {
+            self[lane] += x * w[lane];
+        }
+        self
+    }
+    #[inline(always)]
+    fn max(mut self, other: Self) -> Self {
+        for lane in 0..LANES {
+            self[lane] = if other[lane] > self[lane] { other[lane] } else { self[lane] };
+        }
+        self
+    }
+}
+
+/// The first eight of a slice that is known to have them: channels are a multiple of [`LANES`].
 #[inline(always)]
-fn madd<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
+fn eight(of: &[f32]) -> &[f32; LANES] {
+    of.first_chunk().expect("channels are a multiple of LANES")
+}
+
+/// The same, to write to.
+#[inline(always)]
+fn eight_mut(of: &mut [f32]) -> &mut [f32; LANES] {
+    of.first_chunk_mut().expect("channels are a multiple of LANES")
 }
 
 /// `PX` neighbouring pixels of eight channels from `from` on, ReLU included. `src` begins at the first
 /// pixel's top left neighbour in the padded input, `out` at the first pixel's first channel.
 #[inline(always)]
-fn tile<const FUSED: bool, const PX: usize>(conv: &Conv, from: usize, src: &[f32], out: &mut [f32]) {
+fn tile<L: Lanes, const PX: usize>(conv: &Conv, from: usize, src: &[f32], out: &mut [f32]) {
     let ConvShape { width, depth, kernel, channels, .. } = conv.shape;
     let stride = (width + kernel - 1) * depth;
     let span = kernel * depth; // one row of the kernel meets consecutive numbers of the input
-    let bias: &[f32; LANES] = conv.bias[from..].first_chunk().expect("channels are a multiple of LANES");
-    let mut sums = [*bias; PX];
+    let mut sums = [L::load(eight(&conv.bias[from..])); PX];
     for ky in 0..kernel {
+        // So long that no index below is out of it.
         let row = &src[ky * stride..][..(PX - 1) * depth + span];
-        let weights = &conv.weight[ky * span * channels + from..];
-        for i in 0..span {
-            let w: &[f32; LANES] = weights[i * channels..].first_chunk().expect("as above");
-            for (p, sum) in sums.iter_mut().enumerate() {
-                let x = row[p * depth + i];
-                for lane in 0..LANES {
-                    sum[lane] = madd::<FUSED>(x, w[lane], sum[lane]);
-                }
+        let weights = conv.weight[ky * span * channels..][from..].chunks(channels);
+        for (i, w) in weights.take(span).enumerate() {
+            let w = L::load(eight(w));
+            for p in 0..PX {
+                sums[p] = sums[p].add_product(row[p * depth + i], w);
             }
         }
     }
-    for (p, sum) in sums.iter().enumerate() {
-        let to: &mut [f32; LANES] = out[p * channels..].first_chunk_mut().expect("as above");
-        for lane in 0..LANES {
-            to[lane] = sum[lane].max(0.0);
-        }
+    for (sum, to) in sums.into_iter().zip(out.chunks_mut(channels)) {
+        sum.max(L::load(&[0.0; LANES])).store(eight_mut(to));
     }
 }
 
 /// Convolution and ReLU: `src` is padded with zeros, `out` is not.
 #[inline(always)]
-pub fn conv<const FUSED: bool>(conv: &Conv, src: &[f32], out: &mut [f32]) {
+pub fn conv<L: Lanes>(conv: &Conv, src: &[f32], out: &mut [f32]) {
     let ConvShape { height, width, depth, kernel, channels, .. } = conv.shape;
     let stride = (width + kernel - 1) * depth;
     for from in (0..channels).step_by(LANES) {
@@ -79,15 +114,15 @@ pub fn conv<const FUSED: bool>(conv: &Conv, src: &[f32], out: &mut [f32]) {
             let mut x = 0;
             // 14 sums, a weight and a pixel fill the sixteen vector registers; 28, 14 and 7 divide by 7.
             while x + 14 <= width {
-                tile::<FUSED, 14>(conv, from, &row[x * depth..], &mut to[x * channels..]);
+                tile::<L, 14>(conv, from, &row[x * depth..], &mut to[x * channels..]);
                 x += 14;
             }
             while x + 7 <= width {
-                tile::<FUSED, 7>(conv, from, &row[x * depth..], &mut to[x * channels..]);
+                tile::<L, 7>(conv, from, &row[x * depth..], &mut to[x * channels..]);
                 x += 7;
             }
             while x < width {
-                tile::<FUSED, 1>(conv, from, &row[x * depth..], &mut to[x * channels..]);
+                tile::<L, 1>(conv, from, &row[x * depth..], &mut to[x * channels..]);
                 x += 1;
             }
         }
@@ -97,24 +132,21 @@ pub fn conv<const FUSED: bool>(conv: &Conv, src: &[f32], out: &mut [f32]) {
 /// Maximum pooling of a convolution's output into the middle of `out`, whose border of `padding`
 /// pixels is left alone.
 #[inline(always)]
-pub fn pool(shape: &ConvShape, src: &[f32], padding: usize, out: &mut [f32]) {
+pub fn pool<L: Lanes>(shape: &ConvShape, src: &[f32], padding: usize, out: &mut [f32]) {
     let &ConvShape { width, channels, pool, .. } = shape;
     let stride = (shape.pooled_width() + 2 * padding) * channels;
     for y in 0..shape.pooled_height() {
         for x in 0..shape.pooled_width() {
             let to = &mut out[(y + padding) * stride + (x + padding) * channels..][..channels];
-            for (cell, to) in to.chunks_exact_mut(LANES).enumerate() {
-                let mut best = [f32::NEG_INFINITY; LANES];
+            let cell = &src[(y * pool * width + x * pool) * channels..];
+            for from in (0..channels).step_by(LANES) {
+                let mut best = L::load(eight(&cell[from..]));
                 for dy in 0..pool {
                     for dx in 0..pool {
-                        let at = ((y * pool + dy) * width + x * pool + dx) * channels + cell * LANES;
-                        let from: &[f32; LANES] = src[at..].first_chunk().expect("as in tile");
-                        for lane in 0..LANES {
-                            best[lane] = if from[lane] > best[lane] { from[lane] } else { best[lane] };
-                        }
+                        best = best.max(L::load(eight(&cell[(dy * width + dx) * channels + from..])));
                     }
                 }
-                to.copy_from_slice(&best);
+                best.store(eight_mut(&mut to[from..]));
             }
         }
     }
@@ -122,13 +154,23 @@ pub fn pool(shape: &ConvShape, src: &[f32], padding: usize, out: &mut [f32]) {
 
 /// Adds a group's logits to `out`.
 #[inline(always)]
-pub fn linear<const FUSED: bool>(linear: &Linear, features: &[f32], out: &mut [f32]) {
+pub fn linear<L: Lanes>(linear: &Linear, features: &[f32], out: &mut [f32]) {
+    let classes = out.len();
     for (o, b) in out.iter_mut().zip(&linear.bias) {
         *o += b;
     }
-    for (x, row) in features.iter().zip(linear.weight.chunks_exact(out.len())) {
-        for (o, w) in out.iter_mut().zip(row) {
-            *o = madd::<FUSED>(*x, *w, *o);
+    let (vectors, rest) = out.as_chunks_mut::<LANES>();
+    for (at, o) in vectors.iter_mut().enumerate() {
+        let mut sum = L::load(o);
+        for (x, row) in features.iter().zip(linear.weight.chunks_exact(classes)) {
+            sum = sum.add_product(*x, L::load(eight(&row[at * LANES..])));
+        }
+        sum.store(o);
+    }
+    let from = classes - rest.len();
+    for (x, row) in features.iter().zip(linear.weight.chunks_exact(classes)) {
+        for (o, w) in rest.iter_mut().zip(&row[from..]) {
+            *o += x * w;
         }
     }
 }
@@ -171,7 +213,8 @@ pub mod naive {
         for y in 0..s.pooled_height() {
             for x in 0..s.pooled_width() {
                 for c in 0..s.channels {
-                    let cell = (0..s.pool * s.pool).map(|i| (y * s.pool + i / s.pool, x * s.pool + i % s.pool));
+                    let cell =
+                        (0..s.pool * s.pool).map(|i| (y * s.pool + i / s.pool, x * s.pool + i % s.pool));
                     out[(y * s.pooled_width() + x) * s.channels + c] = cell
                         .map(|(iy, ix)| src[(iy * s.width + ix) * s.channels + c])
                         .fold(f32::NEG_INFINITY, f32::max);

@@ -25,7 +25,10 @@ pub fn find(user: &str) -> Result<Identity> {
         Err(_) => User::from_name(user)?.map(|u| (u.uid, u.gid)),
     };
     let Some((uid, gid)) = known else { bail!("--user {user}: there is no such user on this machine") };
-    ensure!(!uid.is_root() && gid.as_raw() != 0, "--user {user}: the runner does not run as root or in root's group");
+    ensure!(
+        !uid.is_root() && gid.as_raw() != 0,
+        "--user {user}: the runner does not run as root or in root's group"
+    );
     // The kernel takes the highest number for "leave as it is".
     ensure!(uid.as_raw() != u32::MAX && gid.as_raw() != u32::MAX, "--user {user}: {uid} is no user's number");
     Ok(Identity { uid, gid })
@@ -42,7 +45,10 @@ pub fn become_user(user: Identity) -> Result<()> {
     setresgid(user.gid, user.gid, user.gid).with_context(|| format!("become group {}", user.gid))?;
     setresuid(user.uid, user.uid, user.uid).with_context(|| format!("become user {}", user.uid))?;
     nix::sys::prctl::set_no_new_privs().context("forbid new privileges")?;
-    ensure!(setuid(Uid::from_raw(0)).is_err() && setgid(Gid::from_raw(0)).is_err(), "root was not given up for good");
+    ensure!(
+        setuid(Uid::from_raw(0)).is_err() && setgid(Gid::from_raw(0)).is_err(),
+        "root was not given up for good"
+    );
     Ok(())
 }
 

@@ -101,7 +101,11 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 /// Serves on `listener` for ever; requests come out of the receiver, and wake `worker`.
-pub fn start(listener: UnixListener, net: Arc<Supernet>, worker: Thread) -> std::io::Result<Receiver<Request>> {
+pub fn start(
+    listener: UnixListener,
+    net: Arc<Supernet>,
+    worker: Thread,
+) -> std::io::Result<Receiver<Request>> {
     let (to_worker, requests) = sync_channel(ON_THE_WAY_MAX);
     let door = Arc::new(Door { net, to_worker, worker, open: AtomicUsize::new(0) });
     std::thread::Builder::new().name("serve".into()).spawn(move || {
@@ -123,7 +127,10 @@ impl Door {
     fn let_in(self: &Arc<Self>, mut stream: UnixStream) {
         if self.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            let _ = write_line(&mut stream, &refusal(format!("{CONNECTIONS_MAX} connections are open; try later")));
+            let _ = write_line(
+                &mut stream,
+                &refusal(format!("{CONNECTIONS_MAX} connections are open; try later")),
+            );
             return;
         }
         let door = Arc::clone(self);
@@ -147,7 +154,10 @@ impl Door {
             let reply = if whole {
                 self.ask(&line, clock::now())
             } else {
-                Err(format!("a line of more than {longest} bytes; the image has {} pixels", self.net.pixels()))
+                Err(format!(
+                    "a line of more than {longest} bytes; the image has {} pixels",
+                    self.net.pixels()
+                ))
             };
             match reply {
                 Ok(text) => write_line(&mut out, &text)?,
@@ -187,7 +197,8 @@ impl Door {
 /// The pixels of a request, or the rule it breaks.
 fn parse(line: &[u8], pixels: usize) -> Result<Vec<u8>, String> {
     let form = r#"{"image": base64 or a list of bytes}"#;
-    let value: Value = serde_json::from_slice(line).map_err(|e| format!("no JSON ({e}); a request is {form}"))?;
+    let value: Value =
+        serde_json::from_slice(line).map_err(|e| format!("no JSON ({e}); a request is {form}"))?;
     let Value::Object(fields) = value else { return Err(format!("no object; a request is {form}")) };
     if let Some(key) = fields.keys().find(|k| *k != "image") {
         return Err(format!("unknown key {key:.40?}; a request is {form}"));
@@ -198,7 +209,9 @@ fn parse(line: &[u8], pixels: usize) -> Result<Vec<u8>, String> {
             let byte = |v: &Value| v.as_u64().and_then(|n| u8::try_from(n).ok());
             let bad = || list.iter().position(|v| byte(v).is_none()).unwrap_or_default();
             let bytes: Option<Vec<u8>> = list.iter().map(byte).collect();
-            bytes.ok_or_else(|| format!("image[{}]: {:.40}; a pixel is 0 to 255", bad(), list[bad()].to_string()))?
+            bytes.ok_or_else(|| {
+                format!("image[{}]: {:.40}; a pixel is 0 to 255", bad(), list[bad()].to_string())
+            })?
         }
         Some(_) => return Err(format!("image: neither text nor list; a request is {form}")),
         None => return Err(format!("no image; a request is {form}")),

@@ -3,7 +3,9 @@ use crate::fixture::{Net, PIXELS, image};
 use std::time::Duration;
 
 /// A served socket, its worker played by a thread that answers with `reply`.
-fn serve(reply: impl Fn(&Request) -> Option<Reply> + Send + 'static) -> (tempfile::TempDir, std::path::PathBuf) {
+fn serve(
+    reply: impl Fn(&Request) -> Option<Reply> + Send + 'static,
+) -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = bind(&path).unwrap();

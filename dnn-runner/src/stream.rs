@@ -128,7 +128,11 @@ mod tests {
         // Mean 25 ms, standard deviation the same; three standard errors of each (25 / sqrt(n), and
         // 25 / sqrt(n) times sqrt(2) for the deviation of an exponential).
         assert!((mean - 25.0).abs() < 3.0 * 25.0 / n.sqrt(), "mean {mean}");
-        assert!((variance.sqrt() - 25.0).abs() < 3.0 * 1.42 * 25.0 / n.sqrt(), "deviation {}", variance.sqrt());
+        assert!(
+            (variance.sqrt() - 25.0).abs() < 3.0 * 1.42 * 25.0 / n.sqrt(),
+            "deviation {}",
+            variance.sqrt()
+        );
         // Memoryless: of the gaps, exp(-1) are longer than the mean.
         let longer = gaps.iter().filter(|g| **g > 25.0).count() as f64 / n;
         assert!((longer - (-1.0f64).exp()).abs() < 0.011, "{longer}");

@@ -145,7 +145,10 @@ fn an_overloaded_queue_drops_and_counts() {
         assert_eq!(total("arrived"), 400);
         assert!(total("dropped") > 0);
         assert_eq!(total("done") + total("dropped"), 400);
-        assert_eq!(report["violations"].as_u64().unwrap(), total("dropped") + report["late"].as_u64().unwrap());
+        assert_eq!(
+            report["violations"].as_u64().unwrap(),
+            total("dropped") + report["late"].as_u64().unwrap()
+        );
     }
 }
 
@@ -257,7 +260,13 @@ fn requests_are_answered_between_frames() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("serve");
     let stop = Arc::new(AtomicBool::new(false));
-    let plan = Plan { rate: 50.0, serve: Some(path.clone()), fixed: Some(1), stop: Arc::clone(&stop), ..Plan::default() };
+    let plan = Plan {
+        rate: 50.0,
+        serve: Some(path.clone()),
+        fixed: Some(1),
+        stop: Arc::clone(&stop),
+        ..Plan::default()
+    };
     let worker = launch(plan);
     until("the socket", || path.exists());
     let mut stream = UnixStream::connect(&path).unwrap();

@@ -53,7 +53,18 @@ fn a_fixed_run_writes_its_report_and_a_line_per_frame() {
     let dir = tempfile::tempdir().unwrap();
     let (report, timeline) = (dir.path().join("r.json"), dir.path().join("t.csv"));
     let output = runner()
-        .args(["--dataset", DATASET, "--fixed", "75%", "--frames", "30", "--queue", "100", "--deadline-ms", "10000"])
+        .args([
+            "--dataset",
+            DATASET,
+            "--fixed",
+            "75%",
+            "--frames",
+            "30",
+            "--queue",
+            "100",
+            "--deadline-ms",
+            "10000",
+        ])
         .arg("--report")
         .arg(&report)
         .arg("--timeline")
@@ -159,7 +170,10 @@ fn what_cannot_be_run_is_refused_with_the_rule_and_exit_1() {
         (&["--folder", folder], "x.pgm: 1 x 1; the network takes 28 x 28"),
         (&["--dataset", folder], "t10k-images-idx3-ubyte.gz: No such file"),
         (&["--serve", "/no/such/folder/s"], "listen at /no/such/folder/s"),
-        (&["--serve", &format!("{folder}/s"), "--fixed", "30%"], "--fixed 30%: mlcad-fmnist has 25%, 50%, 75%, 100%"),
+        (
+            &["--serve", &format!("{folder}/s"), "--fixed", "30%"],
+            "--fixed 30%: mlcad-fmnist has 25%, 50%, 75%, 100%",
+        ),
         (&["--serve", &format!("{folder}/t"), "--name", "a b"], "name"),
     ];
     for (args, rule) in cases {

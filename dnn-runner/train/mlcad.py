@@ -97,17 +97,17 @@ def cross_entropy(out, y):
     return -jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], 1).mean()
 
 
-def loss(group, x, base, y):
-    """Of the sum of the frozen groups' logits (`base`) and this group's; and, by half, of this group's own,
-    so that it becomes a classifier in its own right and not an echo of the others' last mistakes."""
+def loss(group, x, base, y, alone):
+    """Of the sum of the frozen groups' logits (`base`) and this group's, and, weighted by `alone`, of this
+    group's own."""
     own = logits(group, x)
-    return cross_entropy(base + own, y) + 0.5 * cross_entropy(own, y)
+    return cross_entropy(base + own, y) + alone * cross_entropy(own, y)
 
 
 @jax.jit
-def step(group, m, v, t, rate, x, base, y):
+def step(group, m, v, t, rate, alone, x, base, y):
     """One step of Adam (beta 0.9 and 0.99), with a decoupled weight decay of 1e-4 on the weights."""
-    value, grad = jax.value_and_grad(loss)(group, x, base, y)
+    value, grad = jax.value_and_grad(loss)(group, x, base, y, alone)
     m = jax.tree.map(lambda a, g: 0.9 * a + 0.1 * g, m, grad)
     v = jax.tree.map(lambda a, g: 0.99 * a + 0.01 * g * g, v, grad)
     scale = rate * jnp.sqrt(1 - 0.99**t) / (1 - 0.9**t)
@@ -151,8 +151,11 @@ def train(args):
                 at = t / steps
                 rate = args.rate * (at / 0.1 if at < 0.1 else 0.5 * (1 + np.cos(np.pi * (at - 0.1) / 0.9)))
                 t += 1
+                # A new group first becomes a classifier in its own right (else hardly any gradient reaches
+                # its convolutions), then more and more the correction of what the others get wrong.
+                alone = 0.5 * (1 - at)
                 x = normalise(views[view, pick])
-                group, m, v, value = step(group, m, v, t, rate, x, base[view, pick], labels[pick])
+                group, m, v, value = step(group, m, v, t, rate, alone, x, base[view, pick], labels[pick])
                 total += float(value)
             held = held_base + all_logits([group], held_images)
             score = (held.argmax(1) == held_labels).mean()
