@@ -2,7 +2,8 @@
 //!
 //! wasmtime compares these types with a component's at load, so one that drifts from the WIT is refused,
 //! not misread. What a `decide` sees is kept in buffers ([`SnapshotWire`], [`ViewWire`]) that are filled
-//! anew each tick and grow only when applications come.
+//! anew each tick and grow only when applications come; how the samples in them are lowered is in
+//! `lower.rs`.
 
 use super::lift::ArrayList;
 use crate::board;
@@ -90,8 +91,8 @@ pub struct Board<'a> {
 #[component(record)]
 pub struct Slo {
     #[component(name = "latency-ns")]
-    latency_ns: Option<u64>,
-    top1: Option<u16>,
+    pub latency_ns: Option<u64>,
+    pub top1: Option<u16>,
 }
 
 #[derive(ComponentType, Lower, Clone, Debug)]
@@ -126,58 +127,58 @@ pub struct Param<'a> {
     value: &'a str,
 }
 
-#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[derive(ComponentType, Clone, Copy, Debug)]
 #[component(record)]
 pub struct CpuSample {
-    busy: Option<u16>,
-    switches: Option<u32>,
-    wakeups: Option<u32>,
-    migrations: Option<u32>,
+    pub busy: Option<u16>,
+    pub switches: Option<u32>,
+    pub wakeups: Option<u32>,
+    pub migrations: Option<u32>,
     #[component(name = "runq-delay-ns")]
-    runq_delay_ns: Option<u64>,
+    pub runq_delay_ns: Option<u64>,
     #[component(name = "idle-ns")]
-    idle_ns: Option<u64>,
+    pub idle_ns: Option<u64>,
 }
 
-#[derive(ComponentType, Lower, Clone, Copy, Debug, Default)]
+#[derive(ComponentType, Clone, Copy, Debug, Default)]
 #[component(record)]
 pub struct DomainSample {
-    opp: Option<u16>,
-    util: Option<u16>,
-    cap: Option<u16>,
+    pub opp: Option<u16>,
+    pub util: Option<u16>,
+    pub cap: Option<u16>,
     #[component(name = "power-mw")]
-    power_mw: Option<u32>,
-    transitions: Option<u32>,
+    pub power_mw: Option<u32>,
+    pub transitions: Option<u32>,
 }
 
-#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[derive(ComponentType, Clone, Copy, Debug)]
 #[component(record)]
 pub struct Done {
-    subnet: u16,
-    seq: u64,
+    pub subnet: u16,
+    pub seq: u64,
     #[component(name = "latency-ns")]
-    latency_ns: u64,
+    pub latency_ns: u64,
     #[component(name = "service-ns")]
-    service_ns: u64,
-    confidence: u16,
+    pub service_ns: u64,
+    pub confidence: u16,
 }
 
-#[derive(ComponentType, Lower, Clone, Debug, Default)]
+#[derive(ComponentType, Clone, Debug, Default)]
 #[component(record)]
 pub struct AppSample {
-    subnet: Option<u16>,
+    pub subnet: Option<u16>,
     #[component(name = "run-ns")]
-    run_ns: Option<u64>,
+    pub run_ns: Option<u64>,
     #[component(name = "runq-delay-ns")]
-    runq_delay_ns: Option<u64>,
-    queue: u32,
+    pub runq_delay_ns: Option<u64>,
+    pub queue: u32,
     #[component(name = "in-flight-ns")]
-    in_flight_ns: Option<u64>,
-    arrived: u32,
-    dropped: u32,
-    finished: Vec<Done>,
+    pub in_flight_ns: Option<u64>,
+    pub arrived: u32,
+    pub dropped: u32,
+    pub finished: Vec<Done>,
     #[component(name = "finished-more")]
-    finished_more: u32,
+    pub finished_more: u32,
 }
 
 #[derive(ComponentType, Lower, Clone, Copy, Debug, Default)]
@@ -189,12 +190,12 @@ pub struct OtherSample {
     runq_delay_ns: Option<u64>,
 }
 
-#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[derive(ComponentType, Clone, Copy, Debug)]
 #[component(record)]
 pub struct SignalSample {
-    value: Option<i64>,
+    pub value: Option<i64>,
     #[component(name = "age-ns")]
-    age_ns: u64,
+    pub age_ns: u64,
 }
 
 /// What an allocator sees; a buffer.
@@ -213,15 +214,15 @@ pub struct SnapshotWire {
     signals: Vec<SignalSample>,
 }
 
-#[derive(ComponentType, Lower, Lift, Clone, Copy, Debug, Default)]
+#[derive(ComponentType, Lift, Clone, Copy, Debug, Default)]
 #[component(record)]
 pub struct Grant {
-    domain: u16,
-    cores: u8,
-    weight: u16,
+    pub domain: u16,
+    pub cores: u8,
+    pub weight: u16,
     #[component(name = "power-mw")]
-    power_mw: Option<u32>,
-    target: Slo,
+    pub power_mw: Option<u32>,
+    pub target: Slo,
 }
 
 #[derive(ComponentType, Lift, Clone, Copy, Debug, Default)]
