@@ -277,6 +277,18 @@ fn speed_follows_the_opp() {
 }
 
 #[test]
+fn guest_clock_agrees_with_the_hosts() {
+    need_vm!();
+    let run = selftest();
+    let at = |mark| run.pstates.iter().find(|p| p.domain == 0 && p.index == mark).unwrap().at_s;
+    let host = at(51) - at(50);
+    let guest: Vec<f64> = left(run, "clock.txt").lines().map(|l| l.parse().unwrap()).collect();
+    // Loose, since marks may come late; a guest that measured its own clock on a loaded host was wrong by 9.
+    let ratio = (guest[1] - guest[0]) / host;
+    assert!((0.7..=1.4).contains(&ratio), "guest {guest:?} s, host {host} s");
+}
+
+#[test]
 fn settings_tool_tells_one_changed_tunable() {
     need_vm!();
     let [a, b, c] = ["a", "b", "c"].map(|n| left(selftest(), &format!("settings-{n}.txt")));

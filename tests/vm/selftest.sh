@@ -27,14 +27,19 @@ echo 78 > $fs/ondemand/up_threshold; "$here/settings" > /mnt/settings-b.txt
 echo 77 > $fs/ondemand/up_threshold; "$here/settings" > /mnt/settings-c.txt
 echo performance > $a/scaling_governor; echo ondemand > $a/scaling_governor; "$here/settings" > /mnt/settings-d.txt
 
-# 3. Speed follows the OPP: million iterations a second of one CPU at each, and of the CPU without a clock.
+# 3. The guest's clock between two marks, around what takes some seconds.
+mark 50; read up _ < /proc/uptime; echo "$up" > /mnt/clock.txt
+
+# 4. Speed follows the OPP: million iterations a second of one CPU at each, and of the CPU without a clock.
 for p in $fs/policy*; do cat $p/cpuinfo_max_freq > $p/scaling_max_freq; echo userspace > $p/scaling_governor; done
 for f in $(tr ' ' '\n' < $b/scaling_available_frequencies | sort -n); do
   echo $f > $b/scaling_setspeed; echo "$f $(/mnt/spin ${b##*policy} 1 | cut -d' ' -f2)"
 done > /mnt/spin.txt
 echo "free $(/mnt/spin "$cpu" 1 | cut -d' ' -f2)" >> /mnt/spin.txt
 
-# 4. 60 writes of the speed, all over the table, on two policies in turn.
+read up _ < /proc/uptime; mark 51; echo "$up" >> /mnt/clock.txt
+
+# 5. 60 writes of the speed, all over the table, on two policies in turn.
 echo 0 > $tracing/tracing_on; : > $tracing/trace; echo 1 > $tracing/events/power/cpu_frequency/enable; echo 1 > $tracing/tracing_on
 : > /mnt/writes.txt
 mark 40
