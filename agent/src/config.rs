@@ -87,7 +87,8 @@ impl Config {
             && !policies.contains_key(name.get_ref())
         {
             let known: Vec<_> = policies.keys().map(String::as_str).collect();
-            let rule = format!("has no [policies.{}] section; sections here: {}", name.get_ref(), known.join(", "));
+            let rule =
+                format!("has no [policies.{}] section; sections here: {}", name.get_ref(), known.join(", "));
             root.bad(name.span(), "policy", rule);
         }
         let apps = apps(&mut root);
@@ -125,7 +126,11 @@ fn policies(root: &mut Section<'_>, base: &Path) -> BTreeMap<String, PolicyFiles
             let file = set.need::<PathBuf>(key)?;
             let path = base.join(file.get_ref());
             if !path.is_file() {
-                set.bad(file.span(), key, format!("{}: no such file; a policy is a .wasm component", path.display()));
+                set.bad(
+                    file.span(),
+                    key,
+                    format!("{}: no such file; a policy is a .wasm component", path.display()),
+                );
             }
             Some(path)
         };
@@ -156,14 +161,20 @@ fn apps(root: &mut Section<'_>) -> Vec<AppConfig> {
             let stem = name.get_ref().strip_suffix('*').unwrap_or(name.get_ref());
             let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             if name.get_ref().is_empty() || name.get_ref().len() > 32 || !stem.chars().all(good) {
-                section.bad(name.span(), "name", "1 to 32 letters, digits, '-' or '_'; a final '*' stands for any ending");
+                section.bad(
+                    name.span(),
+                    "name",
+                    "1 to 32 letters, digits, '-' or '_'; a final '*' stands for any ending",
+                );
             }
             if read.iter().any(|a| a.name == *name.get_ref()) {
                 section.bad(name.span(), "name", "is there twice; names are unique");
             }
         }
         let user = section.opt::<toml::Value>("user");
-        let uid = user.as_ref().map_or_else(|| uid_of(&toml::Value::String("nobody".into())), |u| uid_of(u.get_ref()));
+        let uid = user
+            .as_ref()
+            .map_or_else(|| uid_of(&toml::Value::String("nobody".into())), |u| uid_of(u.get_ref()));
         if uid.is_none() {
             let span = user.as_ref().map_or(section.span(), Spanned::span);
             section.bad(span, "user", "neither a user of this machine nor a uid");
@@ -243,14 +254,23 @@ top1 = 80.25
     fn good_file_is_read_with_defaults_and_units() {
         let c = parse(GOOD).expect("good");
         assert_eq!(c.period, Nanos::from_ms(10));
-        assert_eq!(c.apps[0].target, Slo { latency: Some(Nanos(45_500_000)), top1: Some(CentiPercent(8025)) });
+        assert_eq!(
+            c.apps[0].target,
+            Slo { latency: Some(Nanos(45_500_000)), top1: Some(CentiPercent(8025)) }
+        );
         assert_eq!(c.policies["managed"].tuner_params[1], ("threads".into(), "2".into()));
     }
 
     #[test]
     fn all_errors_come_at_once_with_line_and_rule() {
-        let e = parse(&GOOD.replace("45.5", "-1").replace("80.25", "101").replace("\"managed\"", "\"other\"").replace("t.wasm", "nope.wasm"))
-            .expect_err("four errors");
+        let e = parse(
+            &GOOD
+                .replace("45.5", "-1")
+                .replace("80.25", "101")
+                .replace("\"managed\"", "\"other\"")
+                .replace("t.wasm", "nope.wasm"),
+        )
+        .expect_err("four errors");
         for part in [
             "tandem.toml:2: policy (\"other\"): has no [policies.other] section; sections here: managed",
             "tandem.toml:5: policies.managed: tuner (\"nope.wasm\"): nope.wasm: no such file",

@@ -129,8 +129,9 @@ fn request(stream: &UnixStream, to_loop: &Sender<Request>, notify: &EventFd) -> 
 /// No agent, or its answer is an error.
 pub fn ask(run_dir: &Path, command: &Command) -> anyhow::Result<Answer> {
     let path = socket_path(run_dir);
-    let mut stream = UnixStream::connect(&path)
-        .with_context(|| format!("{}: cannot connect (is the agent running, and are you root?)", path.display()))?;
+    let mut stream = UnixStream::connect(&path).with_context(|| {
+        format!("{}: cannot connect (is the agent running, and are you root?)", path.display())
+    })?;
     stream.set_read_timeout(Some(ANSWER_WITHIN + PATIENCE))?;
     let mut line = serde_json::to_vec(command)?;
     line.push(b'\n');

@@ -79,7 +79,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let phases = phases(options);
     let total: f64 = phases.iter().map(|p| p.seconds * options.scale).sum();
-    println!("tandem demo: about {total:.0} s; an agent, a runner on real images, a co-runner that comes and goes");
+    println!(
+        "tandem demo: about {total:.0} s; an agent, a runner on real images, a co-runner that comes and goes"
+    );
     let mut stage = Stage::set(options)?;
     let mut report = Report::new(options, stage.subnets());
     for (i, phase) in phases.iter().enumerate() {
@@ -112,9 +114,20 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn phases(options: &Options) -> Vec<Phase> {
     let quiet = Phase { label: "", seconds: 8.0, set: None, target_ms: None, co_runner: None, row: None };
     vec![
-        Phase { label: "calm, kernel-style policy", set: Some("kernel-style"), target_ms: Some(options.target_ms), ..quiet },
+        Phase {
+            label: "calm, kernel-style policy",
+            set: Some("kernel-style"),
+            target_ms: Some(options.target_ms),
+            ..quiet
+        },
         Phase { label: "co-runner starts", seconds: 10.0, co_runner: Some(true), ..quiet },
-        Phase { label: "swapped live to tandem", seconds: 14.0, set: Some("tandem"), row: Some("tandem"), ..quiet },
+        Phase {
+            label: "swapped live to tandem",
+            seconds: 14.0,
+            set: Some("tandem"),
+            row: Some("tandem"),
+            ..quiet
+        },
         Phase { label: "target tightened", seconds: 12.0, target_ms: Some(options.tight_ms), ..quiet },
         Phase { label: "co-runner ends", co_runner: Some(false), ..quiet },
         Phase {

@@ -92,9 +92,13 @@ impl Admitted {
         self.decision.seq = from.decision.seq;
         self.clamps.clear();
         self.decision.opps.clear();
-        self.decision.opps.extend((0u16..).zip(&from.decision.opps).map(|(d, o)| o.filter(|_| keep_domain(DomainId(d)))));
+        self.decision
+            .opps
+            .extend((0u16..).zip(&from.decision.opps).map(|(d, o)| o.filter(|_| keep_domain(DomainId(d)))));
         self.decision.apps.clear();
-        self.decision.apps.extend(from.decision.apps.iter().enumerate().map(|(i, a)| a.filter(|_| keep_app(i))));
+        self.decision
+            .apps
+            .extend(from.decision.apps.iter().enumerate().map(|(i, a)| a.filter(|_| keep_app(i))));
     }
 }
 

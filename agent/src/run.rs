@@ -10,9 +10,9 @@ use crate::config::{Config, millis_from, percent_from};
 use crate::control::{self, Answer, Command, Request};
 use crate::envelope::Envelope;
 use crate::governor::Governor;
+use crate::policy::Slo;
 use crate::policy::slot::{Pending, PolicyContext, PolicyControl, PolicySlot};
 use crate::policy::wasm::{PolicyFiles, PolicyKind, WasmEngine, WasmLimits, WasmSource};
-use crate::policy::Slo;
 use crate::runners::Change;
 use crate::runners::gate::Gate;
 use crate::sense::{Event, Sense, SenseOptions, UseBpf};
@@ -26,9 +26,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId as Clock, clock_gettime};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -85,7 +85,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let notify = eventfd()?;
     let engine = WasmEngine::new().context("wasmtime")?;
-    let context = PolicyContext { board: board.clone(), period: config.period, signals: sense.signals().to_vec() };
+    let context =
+        PolicyContext { board: board.clone(), period: config.period, signals: sense.signals().to_vec() };
     let slot = PolicySlot::new(context, Some(engine.clone())).context("start the policy loader")?;
     let sources = Sources::new(&config, &engine);
     // A set that cannot be used refuses the start, before anything is written.
@@ -176,7 +177,6 @@ fn eventfd() -> anyhow::Result<Arc<EventFd>> {
     Ok(Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("eventfd")?))
 }
 
-
 /// A panic in any thread puts everything back and ends the process: a loop without one of its threads
 /// governs nothing.
 fn put_back_on_panic(state: &Path) {
@@ -194,7 +194,8 @@ fn put_back_on_panic(state: &Path) {
 /// Asks for a place before everything that is not real-time, and says what was given.
 fn raise_priority() -> String {
     use thread_priority::unix::{
-        NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+        NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadSchedulePolicy,
+        set_thread_priority_and_policy, thread_native_id,
     };
     let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let one = thread_priority::ThreadPriority::Crossplatform(1u8.try_into().expect("1 is in 0..100"));
@@ -266,8 +267,9 @@ impl Agent {
         changes: &Receiver<Change>,
         first: Pending,
     ) -> anyhow::Result<()> {
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
-            .context("timerfd")?;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
+                .context("timerfd")?;
         let every = TimeSpec::from_duration(Duration::from_nanos(period.0));
         timer.set(Expiration::Interval(every), TimerSetTimeFlags::empty()).context("set the timer")?;
         let mut due = now() + period;
@@ -377,11 +379,16 @@ impl Agent {
     }
 
     fn app_set(&mut self, name: &str, latency_ms: Option<f64>, top1: Option<f64>) -> anyhow::Result<String> {
-        let slot = self.governor.runners().slot_of(name).with_context(|| format!("application {name:?} is not here"))?;
+        let slot = self
+            .governor
+            .runners()
+            .slot_of(name)
+            .with_context(|| format!("application {name:?} is not here"))?;
         let mut target = self.governor.runners().get(slot).map_or(Slo::default(), |r| r.app.target);
         if let Some(ms) = latency_ms {
             let rule = || format!("latency_ms = {ms}: between 0.1 and 600000, or 0 for none");
-            target.latency = if ms == 0.0 { None } else { Some(millis_from(ms, 0.1, 600_000.0).with_context(rule)?) };
+            target.latency =
+                if ms == 0.0 { None } else { Some(millis_from(ms, 0.1, 600_000.0).with_context(rule)?) };
         }
         if let Some(percent) = top1 {
             let rule = || format!("top1 = {percent}: a percentage between 0 and 100; 0 for none");

@@ -11,10 +11,10 @@ use crate::policy::{App, Slo};
 use crate::snapshot::{AppSample, DONE_KEPT, Done, Snapshot};
 use crate::transaction::Present;
 use crate::units::{AppSlot, Nanos, SubnetIndex};
-use channel::MAX_RUNNERS;
 use channel::AgentEnd;
-use channel::msg::{DecisionMsg, FeedbackMsg};
+use channel::MAX_RUNNERS;
 use channel::Totals;
+use channel::msg::{DecisionMsg, FeedbackMsg};
 
 /// Latencies kept for the percentiles of `tandem status`.
 const WINDOW: usize = 64;

@@ -335,12 +335,7 @@ impl Sense {
 
         for (i, d) in self.domains.iter_mut().enumerate() {
             if let Some(sample) = into.domains.get_mut(i) {
-                *sample = d.sample(
-                    domain_id(i),
-                    &self.fast,
-                    &self.slow,
-                    &into.cpus,
-                );
+                *sample = d.sample(domain_id(i), &self.fast, &self.slow, &into.cpus);
             }
         }
         self.slow_into(into, now);

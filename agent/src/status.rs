@@ -362,7 +362,10 @@ impl fmt::Display for Status {
             t.done, t.period_ms, t.woken, t.missed, t.late_max_us, self.scheduling
         )?;
         let [sense, decide, admit, act] = t.steps_us;
-        writeln!(f, "         sense {sense:.1} us, decide {decide:.1} us, admit {admit:.1} us, act and publish {act:.1} us (means)")?;
+        writeln!(
+            f,
+            "         sense {sense:.1} us, decide {decide:.1} us, admit {admit:.1} us, act and publish {act:.1} us (means)"
+        )?;
         writeln!(f, "sensing  {}{}", self.sensing, if self.lost.is_empty() { ", nothing lost" } else { "" })?;
         for lost in &self.lost {
             writeln!(f, "         lost: {lost}")?;
@@ -414,7 +417,15 @@ impl fmt::Display for Status {
         }
         writeln!(f, "others   cpu {} (of 1000 = one CPU)", or_dash(self.others_permille))?;
         for s in &self.signals {
-            writeln!(f, "signal   {:<24} {} {} ({:?}, {} ms old)", s.name, or_dash(s.value), s.unit, s.source, s.age_ms)?;
+            writeln!(
+                f,
+                "signal   {:<24} {} {} ({:?}, {} ms old)",
+                s.name,
+                or_dash(s.value),
+                s.unit,
+                s.source,
+                s.age_ms
+            )?;
         }
         if let Some(e) = &self.last_actuate_error {
             writeln!(f, "could not set: {e}")?;

@@ -102,11 +102,10 @@ impl Transaction {
             order,
             |d| {
                 let Some(since) = falling[usize::from(d.0)] else { return true };
-                let on_it = |i: &usize| {
-                    told[usize::from(present[*i].slot.0)].is_some_and(|t| t.choice.0.domain == d)
-                };
-                let ready = now.since(since) >= valid
-                    || (0..present.len()).filter(on_it).all(|i| seq_taken(told, i));
+                let on_it =
+                    |i: &usize| told[usize::from(present[*i].slot.0)].is_some_and(|t| t.choice.0.domain == d);
+                let ready =
+                    now.since(since) >= valid || (0..present.len()).filter(on_it).all(|i| seq_taken(told, i));
                 waiting += usize::from(!ready);
                 ready
             },
@@ -137,9 +136,8 @@ impl Transaction {
         present: &[Present],
         publish: &mut impl FnMut(usize, &DecisionMsg),
     ) {
-        let not_reached = |d: DomainId| {
-            order.clamps().iter().any(|c| c.domain == d && c.reason == Reason::NotReached)
-        };
+        let not_reached =
+            |d: DomainId| order.clamps().iter().any(|c| c.domain == d && c.reason == Reason::NotReached);
         for (i, p) in present.iter().enumerate() {
             let told = &mut self.told[usize::from(p.slot.0)];
             let mut choice = order.apps().get(i).copied().flatten().or(told.map(|t| t.choice));
@@ -196,7 +194,11 @@ mod tests {
                 return Ok(());
             }
             if self.refuses {
-                return Err(ActuateError::NotReached { path: "fake".into(), wrote: to.0.to_string(), read: self.at.0.to_string() });
+                return Err(ActuateError::NotReached {
+                    path: "fake".into(),
+                    wrote: to.0.to_string(),
+                    read: self.at.0.to_string(),
+                });
             }
             self.at = to.min(self.cap);
             Ok(())
@@ -204,9 +206,21 @@ mod tests {
     }
 
     fn board() -> Board {
-        let opps = (1..=8).map(|i| Opp { freq: Freq { raw: i, unit: FreqUnit::Khz }, volt: None, power: None }).collect();
-        let domain = Domain { name: "cpu".into(), kind: DomainKind::CpuBandwidth, cpus: vec![0], opps, transition_latency: Nanos(0) };
-        Board { name: "t".into(), domains: vec![domain], limits: BoardLimits { temp_max: None, min_dwell: Nanos(0) } }
+        let opps = (1..=8)
+            .map(|i| Opp { freq: Freq { raw: i, unit: FreqUnit::Khz }, volt: None, power: None })
+            .collect();
+        let domain = Domain {
+            name: "cpu".into(),
+            kind: DomainKind::CpuBandwidth,
+            cpus: vec![0],
+            opps,
+            transition_latency: Nanos(0),
+        };
+        Board {
+            name: "t".into(),
+            domains: vec![domain],
+            limits: BoardLimits { temp_max: None, min_dwell: Nanos(0) },
+        }
     }
 
     struct Bench {
@@ -226,15 +240,24 @@ mod tests {
         }
         /// One decision; returns (opp now, sub-network published, falls waiting).
         fn decide(&mut self, seq: u64, at_ms: u64, opp_asked: u16, subnet: u16) -> (u16, Option<u32>, usize) {
-            let grant = Grant { domain: DomainId(0), cores: 0, weight: 100, power: None, target: Slo::default() };
+            let grant =
+                Grant { domain: DomainId(0), cores: 0, weight: 100, power: None, target: Slo::default() };
             let choice = AppChoice { subnet: SubnetIndex(subnet), threads: 1, ask: None };
-            let wish = Decision { seq, opps: vec![Some(OppIndex(opp_asked))], apps: vec![Some((grant, choice))] };
+            let wish =
+                Decision { seq, opps: vec![Some(OppIndex(opp_asked))], apps: vec![Some((grant, choice))] };
             let mut order = Admitted::default();
             let now = Nanos::from_ms(at_ms);
             self.envelope.admit(&Snapshot { at: now, ..Snapshot::default() }, &wish, &mut order);
             let present = [Present { slot: AppSlot(0), taken: self.taken }];
             let mut told = None;
-            let o = self.t.carry_out(now, &mut order, &present, &mut self.clock, |_, m| told = Some(m.subnet), || now);
+            let o = self.t.carry_out(
+                now,
+                &mut order,
+                &present,
+                &mut self.clock,
+                |_, m| told = Some(m.subnet),
+                || now,
+            );
             (self.clock.at.0, told, o.waiting)
         }
     }
@@ -290,12 +313,30 @@ mod tests {
         let present = [Present { slot: AppSlot(0), taken: 1 }];
         let mut told = vec![];
         let mut order = Admitted::default();
-        b.envelope.admit(&Snapshot::default(), &Decision { seq: 2, opps: vec![None], apps: vec![None] }, &mut order);
-        b.t.carry_out(Nanos::from_ms(10), &mut order, &present, &mut b.clock, |_, m| told.push((m.seq, m.subnet, m.valid_until_ns)), || Nanos(0));
+        b.envelope.admit(
+            &Snapshot::default(),
+            &Decision { seq: 2, opps: vec![None], apps: vec![None] },
+            &mut order,
+        );
+        b.t.carry_out(
+            Nanos::from_ms(10),
+            &mut order,
+            &present,
+            &mut b.clock,
+            |_, m| told.push((m.seq, m.subnet, m.valid_until_ns)),
+            || Nanos(0),
+        );
         assert_eq!(told, vec![(2, 1, 1_010_000_000)]);
         b.t.forget(AppSlot(0));
         told.clear();
-        b.t.carry_out(Nanos::from_ms(20), &mut order, &present, &mut b.clock, |_, m| told.push((m.seq, m.subnet, 0)), || Nanos(0));
+        b.t.carry_out(
+            Nanos::from_ms(20),
+            &mut order,
+            &present,
+            &mut b.clock,
+            |_, m| told.push((m.seq, m.subnet, 0)),
+            || Nanos(0),
+        );
         assert!(told.is_empty());
     }
 }

@@ -86,7 +86,8 @@ fn panic_restores_every_setting() {
 fn restores(end: impl FnOnce(&mut Agent) -> bool) {
     // A runner without an agent: the settings to come back to.
     let nowhere = tempfile::tempdir().expect("temp dir");
-    std::fs::set_permissions(nowhere.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    std::fs::set_permissions(nowhere.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("mode");
     let options = AgentOptions::default();
     let mut agent = Agent::start(&options).expect("agent");
     let link = nowhere.path().join("runner.sock");
@@ -102,7 +103,9 @@ fn restores(end: impl FnOnce(&mut Agent) -> bool) {
     assert!(end(&mut agent), "exit code of the agent:\n{}", agent.log());
     let after = settings(runner.pid());
     assert!(!after.contains("/tandem/"), "something of the agent's is left:\n{after}\n{}", agent.log());
-    let strip = |text: &str| text.lines().filter(|l| !l.contains("/tandem/")).map(|l| format!("{l}\n")).collect::<String>();
+    let strip = |text: &str| {
+        text.lines().filter(|l| !l.contains("/tandem/")).map(|l| format!("{l}\n")).collect::<String>()
+    };
     assert_eq!(strip(&held), strip(&after), "\n{}", agent.log());
 }
 
@@ -193,7 +196,10 @@ fn second_agent_on_the_machine_is_refused() {
     let mut second = Agent::spawn(&AgentOptions::default()).expect("spawn");
     assert!(!second.wait().expect("ends").success());
     let said = second.log();
-    assert!(said.contains(&format!("pid {}", first.pid())) && said.contains("one agent per machine"), "{said}");
+    assert!(
+        said.contains(&format!("pid {}", first.pid())) && said.contains("one agent per machine"),
+        "{said}"
+    );
     assert!(first.status().is_ok(), "the first one serves on");
 }
 
@@ -205,7 +211,8 @@ fn broken_policies_refuse_the_start_and_a_swap_leaves_the_old_one_serving() {
     std::fs::write(&junk, "not wasm").expect("write");
     let tuner = tandem_tests::component("fixed");
     let set = |name: &str, allocator: &std::path::Path, act: &str| {
-        let params = if act.is_empty() { String::new() } else { format!("allocator-params = {{ do = {act:?} }}\n") };
+        let params =
+            if act.is_empty() { String::new() } else { format!("allocator-params = {{ do = {act:?} }}\n") };
         format!("[policies.{name}]\nallocator = {allocator:?}\ntuner = {tuner:?}\n{params}")
     };
     let hostile = tandem_tests::component("hostile/allocator");
@@ -213,7 +220,9 @@ fn broken_policies_refuse_the_start_and_a_swap_leaves_the_old_one_serving() {
     for act in ["trap-in-start", "refuse", "trap", "no-such-opp", "spin", "short"] {
         tail += &set(act, &hostile, act);
     }
-    let mut refused = Agent::spawn(&AgentOptions { policy: "junk".into(), tail: tail.clone(), ..Default::default() }).expect("spawn");
+    let mut refused =
+        Agent::spawn(&AgentOptions { policy: "junk".into(), tail: tail.clone(), ..Default::default() })
+            .expect("spawn");
     assert!(!refused.wait().expect("ends").success());
     assert!(refused.log().contains("junk.wasm"), "{}", refused.log());
 
@@ -234,7 +243,11 @@ fn broken_policies_refuse_the_start_and_a_swap_leaves_the_old_one_serving() {
         let error = agent.ask(&Command::Swap { set: set.into() }).expect_err(set).to_string();
         assert!(error.to_lowercase().contains(why), "{set}: {error}");
         let status = agent.status().expect("status");
-        assert_eq!((status.policy.set.as_str(), status.policy.state.as_str()), ("tandem", "serving"), "{set}");
+        assert_eq!(
+            (status.policy.set.as_str(), status.policy.state.as_str()),
+            ("tandem", "serving"),
+            "{set}"
+        );
     }
     let done = agent.status().expect("status").apps[0].done;
     agent.app("camera", done + 5).expect("frames still flow");
@@ -246,7 +259,9 @@ fn target_is_changed_without_a_restart() {
     let agent = Agent::start(&AgentOptions::default()).expect("agent");
     let _runner = Runner::start(&agent.socket(), "camera", &FLOW).expect("runner");
     agent.app("camera", 3).expect("frames flow");
-    let set = |name: &str, latency_ms| agent.ask(&Command::AppSet { name: name.into(), latency_ms, top1: Some(85.0) });
+    let set = |name: &str, latency_ms| {
+        agent.ask(&Command::AppSet { name: name.into(), latency_ms, top1: Some(85.0) })
+    };
     set("camera", Some(12.5)).expect("set");
     let app = agent.app("camera", 5).expect("frames flow");
     assert_eq!((app.target_ms, app.top1_floor), (Some(12.5), Some(85.0)));
@@ -282,7 +297,10 @@ fn hostile_runner_is_dropped_and_the_loop_goes_on() {
         let (mut end, connection) = connect(&agent.socket(), &hello(name)).expect(name);
         end.feedback.push(&message);
         dropped(rule);
-        assert!(!agent.status().expect("status").apps.iter().any(|a| a.name == name), "{name} is still there");
+        assert!(
+            !agent.status().expect("status").apps.iter().any(|a| a.name == name),
+            "{name} is still there"
+        );
         drop(connection);
     }
     let done = agent.status().expect("status").apps[0].done;
@@ -302,14 +320,20 @@ fn names_belong_to_users_and_are_unique_and_the_65th_runner_is_refused() {
     assert!(refused("unknown").contains("not in the configuration"));
     let mut all = Vec::new();
     for i in 0..64 {
-        all.push(connect(&agent.socket(), &hello(&format!("many-{i}"))).unwrap_or_else(|e| panic!("{i}: {e}")));
+        all.push(
+            connect(&agent.socket(), &hello(&format!("many-{i}"))).unwrap_or_else(|e| panic!("{i}: {e}")),
+        );
     }
     assert!(refused("many-0").contains("names are unique"));
     assert!(refused("many-64").contains("64 slots"));
     std::thread::sleep(Duration::from_millis(200));
     let status = agent.status().expect("status");
     assert_eq!(status.apps.len(), 64);
-    assert_eq!(status.ticks.missed, 0, "64 arrivals cost no tick, worst lateness {} us", status.ticks.late_max_us);
+    assert_eq!(
+        status.ticks.missed, 0,
+        "64 arrivals cost no tick, worst lateness {} us",
+        status.ticks.late_max_us
+    );
     all.pop();
     std::thread::sleep(Duration::from_millis(100));
     connect(&agent.socket(), &hello("many-64")).expect("a free slot again");
@@ -320,7 +344,8 @@ fn control_socket_refuses_garbage_and_strangers() {
     needs!(lacking());
     let agent = Agent::start(&AgentOptions::default()).expect("agent");
     let path = tandem::control::socket_path(agent.run_dir());
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("socket").permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("socket").permissions());
     assert_eq!(mode & 0o777, 0o660);
     let say = |text: &[u8]| {
         use std::io::{Read, Write};

@@ -99,7 +99,8 @@ impl Agent {
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let AgentOptions { policy, head, tail, args } = options;
         let config = dir.path().join("tandem.toml");
-        let text = format!("run-dir = {:?}\npolicy = {policy:?}\n{head}\n{}\n{tail}", dir.path(), policy_sets());
+        let text =
+            format!("run-dir = {:?}\npolicy = {policy:?}\n{head}\n{}\n{tail}", dir.path(), policy_sets());
         std::fs::write(&config, text)?;
         let log = std::fs::File::create(dir.path().join("agent.log"))?;
         let child = Command::new(program("tandem"))

@@ -55,11 +55,16 @@ impl Rig {
             let regions = AgentRegions::create()?;
             let [orders, report] = regions.fds();
             rig.runners.push(RunnerEnd::open(orders.as_fd(), report.as_fd())?);
-            let subnet = |name: &str, top1, macs| Subnet { name: name.into(), top1: CentiPercent(top1), macs };
+            let subnet =
+                |name: &str, top1, macs| Subnet { name: name.into(), top1: CentiPercent(top1), macs };
             let app = App {
                 slot: AppSlot(i),
                 name: format!("app-{i}"),
-                subnets: vec![subnet("25%", 8868, 227_232), subnet("50%", 9026, 454_464), subnet("100%", 9064, 908_928)],
+                subnets: vec![
+                    subnet("25%", 8868, 227_232),
+                    subnet("50%", 9026, 454_464),
+                    subnet("100%", 9064, 908_928),
+                ],
                 threads_max: 2,
                 target: Slo { latency: Some(Nanos::from_ms(40)), top1: None },
             };

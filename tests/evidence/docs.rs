@@ -6,25 +6,49 @@ use std::fmt::Write as _;
 
 /// Name, command's method.
 const METHODS: [(&str, &str); 8] = [
-    ("demo", "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
+    (
+        "demo",
+        "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
         thread per CPU. The domain is the CPU-bandwidth stand-in (this machine's clock cannot be set), so there is no energy \
-        column. Violations are frames over the target or dropped; the first second of each phase is left out alike."),
-    ("tick", "The governor's own step in a loop: real eBPF maps, the Wasm `tandem-allocator` and four `tandem-tuner`s, the \
+        column. Violations are frames over the target or dropped; the first second of each phase is left out alike.",
+    ),
+    (
+        "tick",
+        "The governor's own step in a loop: real eBPF maps, the Wasm `tandem-allocator` and four `tandem-tuner`s, the \
         envelope, and the publication to four runners whose ends are in the same process; nothing has to be written to the \
         kernel, as in most ticks. The CPUs are this machine's; the cost of one more CPU is measured by reading slots of a \
-        map as large as 8 CPUs'."),
-    ("wasm-call", "`decide` of the same policy, called through the component and as native Rust, interleaved in blocks; the \
-        ratio and the difference are per block, so that both saw the same noise."),
-    ("channel", "Publish in one thread, a spinning subscriber in another, pinned to different CPUs; beside it in the same \
-        run, interleaved, a round trip of the same bytes over a Unix datagram socket, as the PRiME framework uses."),
-    ("bpf-cost", "The kernel's own `bpf_stats` (run time / run count) while two processes play ping-pong over a pipe: our \
-        programs on `sched_switch`, an empty program on the same hook, and bpftrace's `runqlat.bt`, in one run, interleaved."),
-    ("switch", "`dnn-runner bench`: from picking up a decision with another sub-network to the engine being ready to run \
-        it, between all pairs of sub-networks."),
-    ("footprint", "The real agent at a 10 ms tick with one runner at 20 frames a second: CPU time by /proc/PID/task/*/schedstat \
-        in windows of 2 s, resident memory by /proc/PID/status, the steps by the agent's own book."),
-    ("swap", "A hundred policy-set swaps in a row by the control socket while a runner takes 40 frames a second. Nothing \
-        lost is proved by the totals in shared memory, not by the ring; a tick that began more than one period late is missed."),
+        map as large as 8 CPUs'.",
+    ),
+    (
+        "wasm-call",
+        "`decide` of the same policy, called through the component and as native Rust, interleaved in blocks; the \
+        ratio and the difference are per block, so that both saw the same noise.",
+    ),
+    (
+        "channel",
+        "Publish in one thread, a spinning subscriber in another, pinned to different CPUs; beside it in the same \
+        run, interleaved, a round trip of the same bytes over a Unix datagram socket, as the PRiME framework uses.",
+    ),
+    (
+        "bpf-cost",
+        "The kernel's own `bpf_stats` (run time / run count) while two processes play ping-pong over a pipe: our \
+        programs on `sched_switch`, an empty program on the same hook, and bpftrace's `runqlat.bt`, in one run, interleaved.",
+    ),
+    (
+        "switch",
+        "`dnn-runner bench`: from picking up a decision with another sub-network to the engine being ready to run \
+        it, between all pairs of sub-networks.",
+    ),
+    (
+        "footprint",
+        "The real agent at a 10 ms tick with one runner at 20 frames a second: CPU time by /proc/PID/task/*/schedstat \
+        in windows of 2 s, resident memory by /proc/PID/status, the steps by the agent's own book.",
+    ),
+    (
+        "swap",
+        "A hundred policy-set swaps in a row by the control socket while a runner takes 40 frames a second. Nothing \
+        lost is proved by the totals in shared memory, not by the ring; a tick that began more than one period late is missed.",
+    ),
 ];
 
 /// Writes it.
@@ -55,7 +79,13 @@ pub fn write() -> anyhow::Result<()> {
             writeln!(
                 text,
                 "| {} | {} | {} | {} | {} | {} | {} | {goal} |",
-                r.name, short(r.value), r.unit, r.n, or(r.p10), or(r.p90), r.kind
+                r.name,
+                short(r.value),
+                r.unit,
+                r.n,
+                or(r.p10),
+                or(r.p90),
+                r.kind
             )?;
         }
     }
@@ -67,6 +97,14 @@ pub fn write() -> anyhow::Result<()> {
 
 /// Three significant digits or so.
 fn short(v: f64) -> String {
-    let digits = if v == 0.0 || v.abs() >= 100.0 { 0 } else if v.abs() >= 10.0 { 1 } else if v.abs() >= 1.0 { 2 } else { 3 };
+    let digits = if v == 0.0 || v.abs() >= 100.0 {
+        0
+    } else if v.abs() >= 10.0 {
+        1
+    } else if v.abs() >= 1.0 {
+        2
+    } else {
+        3
+    };
     format!("{v:.digits$}")
 }

@@ -46,7 +46,8 @@ fn rss_mib(pid: u32) -> anyhow::Result<f64> {
 /// What the agent costs at a 10 ms tick with one runner.
 pub fn footprint() -> anyhow::Result<Vec<Row>> {
     let agent = Agent::start(&AgentOptions::default())?;
-    let _runner = Runner::start(&agent.socket(), "camera", &["--rate", "20", "--batch", "16", "--top1-floor", "0"])?;
+    let _runner =
+        Runner::start(&agent.socket(), "camera", &["--rate", "20", "--batch", "16", "--top1-floor", "0"])?;
     agent.app("camera", 20)?;
     let mut shares = Vec::new();
     for _ in 0..15 {
@@ -71,7 +72,8 @@ pub fn footprint() -> anyhow::Result<Vec<Row>> {
 /// A hundred swaps in a row under load.
 pub fn swap() -> anyhow::Result<Vec<Row>> {
     let agent = Agent::start(&AgentOptions::default())?;
-    let runner = Runner::start(&agent.socket(), "camera", &["--rate", "40", "--batch", "8", "--top1-floor", "0"])?;
+    let runner =
+        Runner::start(&agent.socket(), "camera", &["--rate", "40", "--batch", "8", "--top1-floor", "0"])?;
     agent.app("camera", 20)?;
     let before = agent.status()?;
     let mut took = Vec::new();
@@ -84,7 +86,10 @@ pub fn swap() -> anyhow::Result<Vec<Row>> {
     let after = agent.status()?;
     let report = runner.end()?;
     let total = |name: &str| {
-        report["totals"][name].as_u64().and_then(|t| u32::try_from(t).ok()).with_context(|| format!("{name} in {report}"))
+        report["totals"][name]
+            .as_u64()
+            .and_then(|t| u32::try_from(t).ok())
+            .with_context(|| format!("{name} in {report}"))
     };
     let (arrived, done, dropped) = (total("arrived")?, total("done")?, total("dropped")?);
     let waiting = report["waiting"].as_u64().and_then(|w| u32::try_from(w).ok()).context("waiting")?;
@@ -92,10 +97,27 @@ pub fn swap() -> anyhow::Result<Vec<Row>> {
     let ticks = after.ticks.done - before.ticks.done;
     Ok(vec![
         row("swaps under load", f64::from(u32::try_from(swaps)?), "swaps", 1).higher(),
-        row("inferences lost (arrived - done - dropped - waiting at the end)", f64::from(arrived) - f64::from(done) - f64::from(dropped) - f64::from(waiting), "inferences", arrived.into()).goal(0.0),
+        row(
+            "inferences lost (arrived - done - dropped - waiting at the end)",
+            f64::from(arrived) - f64::from(done) - f64::from(dropped) - f64::from(waiting),
+            "inferences",
+            arrived.into(),
+        )
+        .goal(0.0),
         row("inferences dropped", f64::from(dropped), "inferences", arrived.into()).goal(0.0),
-        row("ticks missed", f64::from(u32::try_from(after.ticks.missed - before.ticks.missed)?), "ticks", ticks).goal(0.0),
-        row("worst lateness of a tick since start", f64::from(u32::try_from(after.ticks.late_max_us)?), "us", ticks),
+        row(
+            "ticks missed",
+            f64::from(u32::try_from(after.ticks.missed - before.ticks.missed)?),
+            "ticks",
+            ticks,
+        )
+        .goal(0.0),
+        row(
+            "worst lateness of a tick since start",
+            f64::from(u32::try_from(after.ticks.late_max_us)?),
+            "us",
+            ticks,
+        ),
         median("asked to serving: compile once, start, try, install", &took, "ms"),
     ])
 }

@@ -91,7 +91,12 @@ pub fn median(name: &str, samples: &[f64], unit: &str) -> Row {
 pub fn quantile(samples: &[f64], q: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rank"
+    )]
     let rank = ((sorted.len() as f64 * q).ceil() as usize).clamp(1, sorted.len().max(1));
     sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
 }
@@ -111,10 +116,12 @@ fn machine() -> String {
 
 fn commit() -> String {
     let git = |args: &[&str]| {
-        let out = std::process::Command::new("git").args(args).current_dir(tandem_tests::repository()).output();
+        let out =
+            std::process::Command::new("git").args(args).current_dir(tandem_tests::repository()).output();
         out.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
     };
-    let dirty = if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+changes" };
+    let dirty =
+        if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+changes" };
     format!("{}{dirty}", git(&["rev-parse", "--short=12", "HEAD"]))
 }
 
@@ -130,9 +137,14 @@ fn main() -> anyhow::Result<()> {
         "channel" => programs::channel()?,
         "bpf-cost" => programs::bpf_cost()?,
         "switch" => programs::switch()?,
-        _ => bail!("unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, docs"),
+        _ => bail!(
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, docs"
+        ),
     };
-    anyhow::ensure!(!rows.is_empty() && rows.iter().all(|r| r.value.is_finite()), "a measurement did not work: {rows:?}");
+    anyhow::ensure!(
+        !rows.is_empty() && rows.iter().all(|r| r.value.is_finite()),
+        "a measurement did not work: {rows:?}"
+    );
     let (machine, commit) = (machine(), commit());
     let rows: Vec<Row> =
         rows.into_iter().map(|r| Row { machine: machine.clone(), commit: commit.clone(), ..r }).collect();

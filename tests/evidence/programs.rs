@@ -57,12 +57,17 @@ pub fn switch() -> anyhow::Result<Vec<Row>> {
     let n = s["n"].as_u64().context("n")?;
     let ns = |key: &str| s[key].as_f64().with_context(|| format!("no {key} in {s}"));
     let mut all = vec![
-        Row { p10: Some(ns("switch_ns_p10")?), p90: Some(ns("switch_ns_p90")?), ..row("switch, p50", ns("switch_ns_p50")?, "ns", n) },
+        Row {
+            p10: Some(ns("switch_ns_p10")?),
+            p90: Some(ns("switch_ns_p90")?),
+            ..row("switch, p50", ns("switch_ns_p50")?, "ns", n)
+        },
         row("switch, p99", ns("switch_ns_p99")?, "ns", n).goal(10_000.0),
         row("first image on the new sub-network, extra, p50", ns("first_image_extra_ns_p50")?, "ns", n),
     ];
     for f in report["frames"].as_array().context("frames")? {
-        let (subnet, kernel) = (f["subnet"].as_str().context("subnet")?, f["kernel"].as_str().context("kernel")?);
+        let (subnet, kernel) =
+            (f["subnet"].as_str().context("subnet")?, f["kernel"].as_str().context("kernel")?);
         let ms = |key: &str| f[key].as_f64().with_context(|| format!("no {key} in {f}"));
         let batch = report["batch"].as_u64().unwrap_or(0);
         let name = format!("frame of {batch} images, sub-network {subnet}, {kernel}");

@@ -348,7 +348,8 @@ fn a_process_that_ended_or_is_another_is_left_alone() {
     fake.cgroup_v1().process(70, 7);
     let mut claim = claim(&fake);
     let (own, mut share, ..) = with_groups(&fake, &mut claim);
-    let error = join(&mut claim, &own, AppSlot(2), "gone", 999).map(|m| share.admit(m)).unwrap_err().to_string();
+    let error =
+        join(&mut claim, &own, AppSlot(2), "gone", 999).map(|m| share.admit(m)).unwrap_err().to_string();
     assert!(error.contains("/proc/999/stat"), "{error}");
     join(&mut claim, &own, AppSlot(0), "a", 70).map(|m| share.admit(m)).unwrap();
     fake.process(70, 8); // the number is used again

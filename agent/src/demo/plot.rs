@@ -52,7 +52,8 @@ pub struct Timeline {
 
 /// Where Debian's `fonts-dejavu-core` puts it.
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
-const COLOURS: [RGBColor; 4] = [RGBColor(86, 180, 233), RGBColor(0, 158, 115), RGBColor(230, 159, 0), RGBColor(204, 51, 102)];
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(86, 180, 233), RGBColor(0, 158, 115), RGBColor(230, 159, 0), RGBColor(204, 51, 102)];
 /// Width of the labels left of each panel: the same, so that their time axes agree.
 const LEFT: u32 = 130;
 const INK: RGBColor = RGBColor(40, 40, 40);
@@ -64,7 +65,9 @@ const INK: RGBColor = RGBColor(40, 40, 40);
 pub fn write(timeline: &Timeline, dir: &Path, name: &str) -> anyhow::Result<[PathBuf; 2]> {
     let font = std::fs::read(FONT).with_context(|| format!("{FONT}: install fonts-dejavu-core"))?;
     // Registered fonts live as long as the program.
-    register_font("sans-serif", FontStyle::Normal, Vec::leak(font)).ok().context("DejaVuSans.ttf is not a font")?;
+    register_font("sans-serif", FontStyle::Normal, Vec::leak(font))
+        .ok()
+        .context("DejaVuSans.ttf is not a font")?;
     let size = (1400, 860);
     let (svg, png) = (dir.join(format!("{name}.svg")), dir.join(format!("{name}.png")));
     draw(timeline, &SVGBackend::new(&svg, size).into_drawing_area()).context("draw the SVG")?;
@@ -88,7 +91,11 @@ where
     Ok(())
 }
 
-fn latency_panel<B: DrawingBackend>(t: &Timeline, area: &DrawingArea<B, plotters::coord::Shift>, end: f64) -> anyhow::Result<()>
+fn latency_panel<B: DrawingBackend>(
+    t: &Timeline,
+    area: &DrawingArea<B, plotters::coord::Shift>,
+    end: f64,
+) -> anyhow::Result<()>
 where
     B::ErrorType: 'static,
 {
@@ -105,7 +112,8 @@ where
         .y_label_area_size(LEFT)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
     for s in t.spans.iter().filter(|s| s.co_runner) {
-        chart.draw_series([Rectangle::new([(s.from, 0.0), (s.to, top)], RGBColor(245, 236, 224).filled())])?;
+        chart
+            .draw_series([Rectangle::new([(s.from, 0.0), (s.to, top)], RGBColor(245, 236, 224).filled())])?;
     }
     chart
         .configure_mesh()
@@ -121,7 +129,10 @@ where
     };
     chart.draw_series(t.frames.iter().map(point))?;
     for (i, s) in t.spans.iter().enumerate() {
-        chart.draw_series([PathElement::new([(s.from, s.target_ms), (s.to, s.target_ms)], RED.stroke_width(2))])?;
+        chart.draw_series([PathElement::new(
+            [(s.from, s.target_ms), (s.to, s.target_ms)],
+            RED.stroke_width(2),
+        )])?;
         let style = ("sans-serif", 14).into_font().color(&INK);
         // Labels alternate in height, so that neighbours do not overlap.
         let y = top * (0.955 - 0.055 * f64::from(u8::try_from(i % 3).unwrap_or(0)));
@@ -131,7 +142,11 @@ where
     Ok(())
 }
 
-fn subnet_panel<B: DrawingBackend>(t: &Timeline, area: &DrawingArea<B, plotters::coord::Shift>, end: f64) -> anyhow::Result<()>
+fn subnet_panel<B: DrawingBackend>(
+    t: &Timeline,
+    area: &DrawingArea<B, plotters::coord::Shift>,
+    end: f64,
+) -> anyhow::Result<()>
 where
     B::ErrorType: 'static,
 {
@@ -139,7 +154,8 @@ where
     let name = |v: &f64| {
         #[expect(clippy::cast_possible_truncation, reason = "an axis label")]
         let i = usize::try_from(v.round() as i64).ok().filter(|_| (v - v.round()).abs() < 0.01);
-        i.and_then(|i| t.subnets.get(i)).map_or_else(String::new, |(name, top1)| format!("{name} ({top1:.1} %)"))
+        i.and_then(|i| t.subnets.get(i))
+            .map_or_else(String::new, |(name, top1)| format!("{name} ({top1:.1} %)"))
     };
     let mut chart = ChartBuilder::on(area)
         .margin_right(20)
@@ -164,7 +180,11 @@ where
     Ok(())
 }
 
-fn clock_panel<B: DrawingBackend>(t: &Timeline, area: &DrawingArea<B, plotters::coord::Shift>, end: f64) -> anyhow::Result<()>
+fn clock_panel<B: DrawingBackend>(
+    t: &Timeline,
+    area: &DrawingArea<B, plotters::coord::Shift>,
+    end: f64,
+) -> anyhow::Result<()>
 where
     B::ErrorType: 'static,
 {
@@ -191,9 +211,13 @@ where
         }
         line
     };
-    let legend = |colour: RGBColor| move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3));
+    let legend =
+        |colour: RGBColor| move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3));
     chart
-        .draw_series(LineSeries::new(steps(&t.opp).into_iter().map(|(x, y)| (x, y / 10.0)), COLOURS[0].stroke_width(2)))?
+        .draw_series(LineSeries::new(
+            steps(&t.opp).into_iter().map(|(x, y)| (x, y / 10.0)),
+            COLOURS[0].stroke_width(2),
+        ))?
         .label(t.opp_label.clone())
         .legend(legend(COLOURS[0]));
     chart

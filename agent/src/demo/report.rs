@@ -59,7 +59,14 @@ impl Report {
     }
 
     /// A phase is over.
-    pub fn phase(&mut self, label: &str, row: Option<String>, before: &Counts, after: &Counts, stage: &Stage) {
+    pub fn phase(
+        &mut self,
+        label: &str,
+        row: Option<String>,
+        before: &Counts,
+        after: &Counts,
+        stage: &Stage,
+    ) {
         self.domain.clone_from(&stage.domain_kind);
         self.weight.clone_from(&stage.weight);
         self.opp.clone_from(&stage.opp);
@@ -127,7 +134,9 @@ impl Report {
         }
         for (i, row) in self.rows.iter_mut().enumerate() {
             let (from, to) = (at.get(&i), at.get(&(i + 1)));
-            row.energy_mj = Some(to.zip(from).map(|(t, f)| t - f).context("a phase's mark is missing in the P-state log")?);
+            row.energy_mj = Some(
+                to.zip(from).map(|(t, f)| t - f).context("a phase's mark is missing in the P-state log")?,
+            );
         }
         Ok(())
     }
@@ -149,10 +158,14 @@ impl Report {
     pub fn finish(&self, out: &Path) -> anyhow::Result<()> {
         self.save(out)?;
         println!("\n{}", self.table());
-        println!("violations: frames over the target or dropped; accuracy: right answers of the labelled images;");
+        println!(
+            "violations: frames over the target or dropped; accuracy: right answers of the labelled images;"
+        );
         println!("the first second of each phase is left out; CPU: measured (/proc), runner and agent.");
         if self.rows.iter().any(|r| r.energy_mj.is_some()) {
-            println!("energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08).");
+            println!(
+                "energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08)."
+            );
         }
         println!("{}", self.verdict());
         let timeline = self.timeline();
@@ -165,7 +178,18 @@ impl Report {
         let energy = self.rows.iter().any(|r| r.energy_mj.is_some());
         let mut table = Table::new();
         table.load_style(UTF8_BORDERS_ONLY);
-        let mut header = vec!["phase", "target ms", "co-runner", "frames", "violations", "p50 ms", "p95 ms", "accuracy", "CPU s runner", "agent"];
+        let mut header = vec![
+            "phase",
+            "target ms",
+            "co-runner",
+            "frames",
+            "violations",
+            "p50 ms",
+            "p95 ms",
+            "accuracy",
+            "CPU s runner",
+            "agent",
+        ];
         if energy {
             header.push("energy mJ, modelled");
         }
@@ -194,7 +218,9 @@ impl Report {
 
     /// Whether a fixed sub-network beat the managed phase on both axes.
     fn verdict(&self) -> String {
-        let Some(managed) = self.rows.iter().find(|r| r.row.as_deref() == Some("tandem")) else { return String::new() };
+        let Some(managed) = self.rows.iter().find(|r| r.row.as_deref() == Some("tandem")) else {
+            return String::new();
+        };
         let better: Vec<_> = self
             .rows
             .iter()
@@ -205,7 +231,9 @@ impl Report {
         let last = self.rows.last().map_or((0, 0), |r| (r.swaps, r.missed));
         let swaps = format!("policy sets swapped live: {}; ticks missed: {}", last.0, last.1);
         if better.is_empty() {
-            format!("under the co-runner no fixed sub-network has both fewer violations and higher accuracy than tandem\n{swaps}")
+            format!(
+                "under the co-runner no fixed sub-network has both fewer violations and higher accuracy than tandem\n{swaps}"
+            )
         } else {
             format!("better than tandem on both axes in this run: {}\n{swaps}", better.join(", "))
         }
@@ -215,7 +243,11 @@ impl Report {
         let clock = if self.domain == "cpu-bandwidth" { "CPU bandwidth" } else { "clock" };
         Timeline {
             title: "tandem: a dynamic DNN under a co-runner, policies swapped live".into(),
-            frames: self.frames.iter().map(|&(t, latency_ms, subnet)| Frame { t, latency_ms, subnet }).collect(),
+            frames: self
+                .frames
+                .iter()
+                .map(|&(t, latency_ms, subnet)| Frame { t, latency_ms, subnet })
+                .collect(),
             subnets: self.subnets.clone(),
             weight: self.weight.clone(),
             opp: self.opp.clone(),

@@ -65,7 +65,9 @@ pub struct Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for child in [self.co_runner.as_mut(), Some(&mut self.runner), Some(&mut self.agent)].into_iter().flatten() {
+        for child in
+            [self.co_runner.as_mut(), Some(&mut self.runner), Some(&mut self.agent)].into_iter().flatten()
+        {
             terminate(child);
         }
         let _ = std::fs::remove_dir_all(RUN_DIR);
@@ -184,7 +186,8 @@ impl Stage {
     /// The application wants another latency.
     pub fn target(&mut self, ms: f64) -> anyhow::Result<()> {
         self.target_ms = ms;
-        ask(Path::new(RUN_DIR), &Command::AppSet { name: APP.into(), latency_ms: Some(ms), top1: None }).map(drop)
+        ask(Path::new(RUN_DIR), &Command::AppSet { name: APP.into(), latency_ms: Some(ms), top1: None })
+            .map(drop)
     }
 
     /// A CPU-hungry co-runner on every CPU comes or goes.
@@ -277,14 +280,18 @@ impl Stage {
         terminate(&mut self.runner);
         let text = std::fs::read_to_string(&self.timeline)
             .with_context(|| format!("{}: the runner's time line", self.timeline.display()))?;
-        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(self.timeline.with_file_name("runner.json"))?)?;
+        let report: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.timeline.with_file_name("runner.json"))?)?;
         let zero = report["began_ns"].as_u64().context("the runner's report has no began_ns")?;
         // The stage was set after the runner had begun.
         let offset = seconds_between(zero, self.began);
         let mut lines = text.lines();
         let columns: Vec<_> = lines.next().context("an empty time line")?.split(',').collect();
         let column = |name: &str| {
-            columns.iter().position(|c| *c == name).with_context(|| format!("no column {name} in the time line"))
+            columns
+                .iter()
+                .position(|c| *c == name)
+                .with_context(|| format!("no column {name} in the time line"))
         };
         let (t, latency, subnet) = (column("t_s")?, column("latency_ms")?, column("subnet")?);
         let (correct, images) = (column("correct")?, column("images")?);
@@ -298,7 +305,8 @@ impl Stage {
             }
             let name = field(subnet)?;
             let position = self.subnets.iter().position(|s| s.0 == name);
-            let subnet = position.with_context(|| format!("unknown sub-network {name:?} in the time line"))?;
+            let subnet =
+                position.with_context(|| format!("unknown sub-network {name:?} in the time line"))?;
             let frame = Frame { t, latency_ms: field(latency)?.parse()?, subnet };
             seen.push(Seen { frame, correct: field(correct)?.parse()?, images: field(images)?.parse()? });
         }
@@ -325,13 +333,20 @@ fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 /// Tells the VM's host that phase `i` begins: P-state numbers from 32 on are marks.
 pub fn mark(i: usize) -> anyhow::Result<()> {
     use std::os::unix::fs::FileExt;
-    let port = std::fs::OpenOptions::new().write(true).open("/dev/port").context("/dev/port (are you in the VM?)")?;
+    let port = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/port")
+        .context("/dev/port (are you in the VM?)")?;
     let mark = u8::try_from(100 + i).context("too many phases")?;
     port.write_all_at(&[mark], 0x5d0).context("write a mark")
 }
 
 fn write_config(options: &Options) -> anyhow::Result<PathBuf> {
-    let policies = options.root.join("target/policies").canonicalize().context("target/policies: run `make policies`")?;
+    let policies = options
+        .root
+        .join("target/policies")
+        .canonicalize()
+        .context("target/policies: run `make policies`")?;
     let p = policies.display();
     let mut text = format!(
         r#"# Written by `tandem demo`.

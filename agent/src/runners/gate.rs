@@ -127,8 +127,12 @@ impl Door {
         let fds = [wake.as_fd(), self.listener.as_fd()];
         let pending = self.pending.iter().map(|p| p.0.as_fd());
         let seated = self.seated.iter().flatten().map(|s| s.connection.as_fd());
-        let mut fds: Vec<_> =
-            fds.into_iter().chain(pending).chain(seated).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut fds: Vec<_> = fds
+            .into_iter()
+            .chain(pending)
+            .chain(seated)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
         // A failed poll (EINTR) is a spurious wake-up.
         let _ = poll(&mut fds, PollTimeout::from(1000u16));
         let _ = wake.read();
@@ -217,8 +221,11 @@ impl Door {
             return;
         }
         tracing::info!(name = %hello.name, slot = slot.0, pid, subnets = hello.subnets.len(), "runner came");
-        let subnet =
-            |s: &channel::hello::SubnetHello| Subnet { name: s.name.clone(), top1: CentiPercent(s.top1), macs: s.macs };
+        let subnet = |s: &channel::hello::SubnetHello| Subnet {
+            name: s.name.clone(),
+            top1: CentiPercent(s.top1),
+            macs: s.macs,
+        };
         let app = App {
             slot,
             name: hello.name.clone(),
