@@ -388,7 +388,7 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     need_vm!();
     let share = share("agent").unwrap();
     let config = format!(
-        "run-dir = \"/run/tandem\"\nboard = \"/mnt/board.toml\"\npolicy = \"schedutil\"\n{}\n[[app]]\nname = \"camera\"\nlatency-ms = 100\n",
+        "run-dir = \"/run/tandem\"\nboard = \"/mnt/board.toml\"\ndecide-deadline-us = 50000\npolicy = \"schedutil\"\n{}\n[[app]]\nname = \"camera\"\nlatency-ms = 100\n",
         tandem_tests::policy_sets()
     );
     std::fs::write(share.join("tandem.toml"), config).unwrap();

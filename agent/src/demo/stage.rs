@@ -348,10 +348,13 @@ fn write_config(options: &Options) -> anyhow::Result<PathBuf> {
         .canonicalize()
         .context("target/policies: run `make policies`")?;
     let p = policies.display();
+    // In the VM every instruction is emulated, the policies' too.
+    let deadline = if options.marks { 50_000 } else { 2_000 };
     let mut text = format!(
         r#"# Written by `tandem demo`.
 run-dir = "{RUN_DIR}"
 board = "{}"
+decide-deadline-us = {deadline}
 policy = "kernel-style"
 
 [policies.kernel-style]
