@@ -14,24 +14,30 @@ use std::sync::Arc;
 
 /// What `--batch auto` aims at: a frame on the largest sub-network and one thread.
 const FRAME_NS: u64 = 25_000_000;
-/// Images and rounds of the calibration; the fastest round counts, as the least disturbed one.
-const CALIBRATION: (usize, u32) = (16, 12);
+/// Images of a round of the calibration; the fastest round counts, as the least disturbed one.
+const ROUND: usize = 16;
+/// Rounds: at least so many, at most so many, and no more after so long (an emulated CPU is slow).
+const ROUNDS: (usize, usize, u64) = (3, 50, 150_000_000);
 
 /// Images that make a frame of about 25 ms on the largest sub-network.
 pub fn calibrate(net: &Supernet) -> usize {
     let mut state = State::new(net, Kernel::best());
     let largest = net.subnets().len() - 1;
     let image = noise(net.pixels());
-    let (images, rounds) = CALIBRATION;
-    let round = |_| {
-        let began = clock::now();
-        for _ in 0..images {
+    let (least, most, enough_ns) = ROUNDS;
+    let began = clock::now();
+    let mut fastest = u64::MAX;
+    for round in 0..most {
+        let from = clock::now();
+        if round >= least && from - began > enough_ns {
+            break;
+        }
+        for _ in 0..ROUND {
             std::hint::black_box(net.infer(largest, &image, &mut state));
         }
-        clock::now() - began
-    };
-    let fastest = (0..rounds).map(round).min().unwrap_or(FRAME_NS).max(1);
-    usize::try_from(FRAME_NS * images as u64 / fastest).unwrap_or(1).clamp(1, 100_000)
+        fastest = fastest.min(clock::now() - from).max(1);
+    }
+    usize::try_from(FRAME_NS * ROUND as u64 / fastest).unwrap_or(1).clamp(1, 100_000)
 }
 
 /// An image in which every value occurs.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::stream::{Arrivals, Drop};
+use crate::stream::{Arrivals, Victim};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ pub struct Run {
     #[arg(long, value_name = "DIR")]
     pub folder: Option<PathBuf>,
     /// Frames a second
-    #[arg(long, value_name = "HZ", default_value_t = 20.0, value_parser = above_zero)]
+    #[arg(long, value_name = "HZ", default_value_t = 20.0, value_parser = rate)]
     pub rate: f64,
     /// How frames arrive
     #[arg(long, value_enum, default_value_t = Arrivals::Periodic)]
@@ -90,8 +90,8 @@ pub struct Run {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub queue: u16,
     /// Who goes when the queue is full
-    #[arg(long, value_enum, default_value_t = Drop::Oldest)]
-    pub drop: Drop,
+    #[arg(long, value_enum, default_value_t = Victim::Oldest)]
+    pub drop: Victim,
     /// How long the last choice is kept when decisions stop coming
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub grace_ms: u64,
@@ -155,6 +155,14 @@ fn above_zero(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Far more than can be run, and few enough to be counted while they arrive.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(x) if x > 0.0 && x <= 1e5 => Ok(x),
+        _ => Err("a number above 0 and at most 1e5".into()),
+    }
+}
+
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(x) if (0.0..=100.0).contains(&x) => Ok(x),
@@ -191,7 +199,7 @@ mod tests {
         let with = |extra: &str| refused(&format!("dnn-runner --model m --dataset d {extra}"));
         assert!(with("--rate 0").contains("above 0"));
         assert!(with("--rate nan").contains("above 0"));
-        assert!(with("--rate inf").contains("at most 1e9"));
+        assert!(with("--rate inf").contains("at most 1e5"));
         assert!(with("--batch 0").contains("1 to 100000"));
         assert!(with("--top1-floor 101").contains("0 to 100"));
         assert!(with("--queue 0").contains("1..=4096"));

@@ -53,7 +53,7 @@ impl Iterator for Schedule {
 
 /// Who goes when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Drop {
+pub enum Victim {
     /// Whoever has waited longest: for streams, where the newest image matters most.
     Oldest,
     /// Whoever comes.
@@ -65,12 +65,12 @@ pub enum Drop {
 pub struct Queue<T> {
     waiting: VecDeque<T>,
     bound: usize,
-    drop: Drop,
+    drop: Victim,
 }
 
 impl<T> Queue<T> {
     /// At most `bound` wait, at least 1.
-    pub fn new(bound: usize, drop: Drop) -> Self {
+    pub fn new(bound: usize, drop: Victim) -> Self {
         Self { waiting: VecDeque::with_capacity(bound), bound: bound.max(1), drop }
     }
 
@@ -81,8 +81,8 @@ impl<T> Queue<T> {
             return None;
         }
         match self.drop {
-            Drop::Newest => Some(item),
-            Drop::Oldest => {
+            Victim::Newest => Some(item),
+            Victim::Oldest => {
                 let oldest = self.waiting.pop_front();
                 self.waiting.push_back(item);
                 oldest
@@ -147,10 +147,10 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_as_it_was_told() {
-        let mut q = Queue::new(2, Drop::Oldest);
+        let mut q = Queue::new(2, Victim::Oldest);
         assert_eq!([q.push(1), q.push(2), q.push(3)], [None, None, Some(1)]);
         assert_eq!([q.pop(), q.pop(), q.pop()], [Some(2), Some(3), None]);
-        let mut q = Queue::new(2, Drop::Newest);
+        let mut q = Queue::new(2, Victim::Newest);
         assert_eq!([q.push(1), q.push(2), q.push(3)], [None, None, Some(3)]);
         assert_eq!([q.pop(), q.pop()], [Some(1), Some(2)]);
     }

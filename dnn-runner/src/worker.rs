@@ -13,7 +13,7 @@ use crate::follower::{Choice, Follower, Grounds, Heard};
 use crate::link::{Attached, Link};
 use crate::report::{Record, Tally};
 use crate::serve::{Reply, Request};
-use crate::stream::{Queue, Schedule};
+use crate::stream::{Queue, Schedule, Victim};
 use channel::TotalsWriter;
 use channel::msg::FeedbackMsg;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ pub struct Parts {
     pub stream: Option<Stream>,
     pub requests: Option<Receiver<Request>>,
     pub queue: usize,
-    pub drop: crate::stream::Drop,
+    pub drop: Victim,
     pub link: Option<Link>,
     pub tally: Tally,
     pub stop: Arc<AtomicBool>,

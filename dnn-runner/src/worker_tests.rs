@@ -4,7 +4,7 @@ use crate::kernel::Kernel;
 use crate::link::hello;
 use crate::report::Setup;
 use crate::serve::{bind, start};
-use crate::stream::{Arrivals, Drop};
+use crate::stream::{Arrivals, Victim};
 use channel::hello::FromRunner;
 use channel::msg::DecisionMsg;
 use channel::{AgentEnd, AgentRegions, Connection, HandshakeError, Listener, Target};
@@ -21,7 +21,7 @@ struct Plan {
     frames: u64,
     batch: usize,
     queue: usize,
-    drop: Drop,
+    drop: Victim,
     agent: Option<PathBuf>,
     serve: Option<PathBuf>,
     fixed: Option<usize>,
@@ -35,7 +35,7 @@ impl Default for Plan {
             frames: u64::MAX,
             batch: 2,
             queue: 8,
-            drop: Drop::Oldest,
+            drop: Victim::Oldest,
             agent: None,
             serve: None,
             fixed: None,
@@ -138,7 +138,7 @@ fn every_frame_is_accounted_for() {
 #[test]
 fn an_overloaded_queue_drops_and_counts() {
     // All 400 arrive within 4 us, while the first has not even started.
-    for drop in [Drop::Oldest, Drop::Newest] {
+    for drop in [Victim::Oldest, Victim::Newest] {
         let plan = Plan { frames: 400, rate: 1e8, queue: 3, drop, fixed: Some(3), ..Plan::default() };
         let report = launch(plan).join().unwrap();
         let total = |key: &str| report["totals"][key].as_u64().unwrap();
@@ -268,8 +268,13 @@ fn requests_are_answered_between_frames() {
         ..Plan::default()
     };
     let worker = launch(plan);
-    until("the socket", || path.exists());
-    let mut stream = UnixStream::connect(&path).unwrap();
+    // That its file is there is not enough: between `bind` and `listen` it refuses.
+    let mut connected = None;
+    until("the socket", || {
+        connected = UnixStream::connect(&path).ok();
+        connected.is_some()
+    });
+    let mut stream = connected.unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap());
     for _ in 0..20 {
         stream.write_all(format!("{{\"image\": {:?}}}\n", [7u8; PIXELS]).as_bytes()).unwrap();
@@ -283,4 +288,39 @@ fn requests_are_answered_between_frames() {
     assert_eq!(report["totals"]["requests"], 20);
     assert_eq!(report["labelled"], 0, "neither requests nor pictures have labels");
     assert!(report["accuracy_pct"].is_null(), "not measured is not 0");
+}
+
+#[test]
+fn a_request_for_which_the_queue_has_no_room_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("serve");
+    let stop = Arc::new(AtomicBool::new(false));
+    // Frames arrive faster than they can be run: the one place in the queue is mostly taken.
+    let plan = Plan {
+        rate: 5000.0,
+        batch: 2000,
+        queue: 1,
+        drop: Victim::Newest,
+        serve: Some(path.clone()),
+        fixed: Some(3),
+        stop: Arc::clone(&stop),
+        ..Plan::default()
+    };
+    let worker = launch(plan);
+    let mut connected = None;
+    until("the socket", || {
+        connected = UnixStream::connect(&path).ok();
+        connected.is_some()
+    });
+    let mut stream = connected.unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    until("a dropped request", || {
+        stream.write_all(format!("{{\"image\": {:?}}}\n", [7u8; PIXELS]).as_bytes()).unwrap();
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert!(!line.contains("ending"), "{line}");
+        line.contains("dropped: the queue is full")
+    });
+    stop.store(true, Ordering::Relaxed);
+    worker.join().unwrap();
 }
