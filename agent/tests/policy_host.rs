@@ -176,7 +176,9 @@ fn memory_ends_at_the_cap() {
     let message = said!(host.decide(&Guest::allocator(2, 2).decide(hoard)), Trapped);
     says(&message, &["memory", "16777216 are allowed"]);
     let below = "(drop (memory.grow (i32.const 252)))";
-    host.decide(&Guest::allocator(2, 2).decide(below)).expect("256 pages are 16 MiB");
+    host.decide(&Guest::allocator(2, 2).decide(below)).expect("with the first four, 256 pages are 16 MiB");
+    let above = "(drop (memory.grow (i32.const 253)))";
+    says(&said!(host.decide(&Guest::allocator(2, 2).decide(above)), Trapped), &["asked for 16842752 bytes"]);
 }
 
 #[test]
