@@ -48,6 +48,13 @@ impl FakeSysfs {
         self
     }
 
+    /// As the kernel changes a value, for a reader in another thread: it sees the old or the new one. A
+    /// reader that has the file open keeps the old one.
+    pub fn swap(&self, path: &str, value: &str) {
+        self.file(&format!("{path}.new"), value);
+        fs::rename(below(self.root(), &format!("{path}.new")), below(self.root(), path)).unwrap();
+    }
+
     /// First line of a file, trimmed, as the tick's reader sees it.
     pub fn read(&self, path: &str) -> String {
         let text = fs::read_to_string(below(self.root(), path)).unwrap();

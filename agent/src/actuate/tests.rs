@@ -227,7 +227,8 @@ fn a_held_limit_is_waited_for() {
         s.spawn(|| {
             std::thread::sleep(Duration::from_millis(120));
             // The owner's own limit shows when the device lets go.
-            fake.file(&max, "1400000").cooling(0, "Processor", 0);
+            fake.swap(&max, "1400000");
+            fake.swap("/sys/class/thermal/cooling_device0/cur_state", "0");
         });
         Cpufreq::start(&board(&little()), &mut claim, &options, &mut notes).unwrap().unwrap();
     });
@@ -362,11 +363,21 @@ fn a_process_that_ended_or_is_another_is_left_alone() {
     assert_eq!(fake.read("/sys/fs/cgroup/cpu,cpuacct/cgroup.procs"), "");
 }
 
+/// Ends with the test, whatever becomes of it.
+struct Sleeper(std::process::Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn without_a_cpuset_threads_are_pinned_and_let_go() {
     let fake = FakeSysfs::new();
-    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-    let pid = i32::try_from(child.id()).unwrap();
+    let child = Sleeper(std::process::Command::new("sleep").arg("600").spawn().unwrap());
+    let pid = i32::try_from(child.0.id()).unwrap();
     std::os::unix::fs::symlink(format!("/proc/{pid}"), fake.root().join(format!("proc/{pid}"))).unwrap();
     let before = process::affinities(Path::new("/"), pid);
     let first = before[0].1[0];
@@ -381,8 +392,6 @@ fn without_a_cpuset_threads_are_pinned_and_let_go() {
     assert_eq!(process::affinities(Path::new("/"), pid), [(pid, vec![first])]);
     let errors = claim.restore();
     let after = process::affinities(Path::new("/"), pid);
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert!(errors.is_empty(), "{errors:?}");
     assert_eq!(after, before);
     assert!(before[0].1.len() > 1, "needs two CPUs to prove anything");
