@@ -4,9 +4,9 @@
 //! an extra tick. Not responsible for when a tick is, nor for what the runner reports about itself
 //! (queue, inferences), nor for the OPP of a CPU-bandwidth domain, which only its actuator knows.
 //!
-//! Fast: BPF programs ([`sched`]) count in arrays that are mapped here, so that [`Sense::sample`] makes
-//! no syscall, takes no lock and allocates nothing. Without BTF or CAP_BPF `/proc` stands in ([`proc`])
-//! and a [`Loss`] says what is gone. Slow: thermal zones, power, devfreq, pressure ([`slow`]). Readers
+//! Fast: BPF programs (`sched`) count in arrays that are mapped here, so that [`Sense::sample`] makes
+//! no syscall, takes no lock and allocates nothing. Without BTF or CAP_BPF `/proc` stands in (`proc`)
+//! and a [`Loss`] says what is gone. Slow: thermal zones, power, devfreq, pressure (`slow`). Readers
 //! take their root folder, so tests lay fake trees.
 
 mod cpufreq;
