@@ -79,8 +79,7 @@ impl Transaction {
         mut publish: impl FnMut(usize, &DecisionMsg),
         mut clock: impl FnMut() -> Nanos,
     ) -> Outcome {
-        let mut outcome = Outcome::default();
-        outcome.error = actuator.apply(order, Half::Raise).err();
+        let mut outcome = Outcome { error: actuator.apply(order, Half::Raise).err(), ..Outcome::default() };
         self.note_unreached(order, actuator);
         self.publish(now, order, present, &mut publish);
         outcome.published = clock();
