@@ -431,3 +431,36 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     println!("{changes} OPP changes of the agent arrived on the host in order");
     assert!(changes >= 50, "{changes} OPP changes\n{result}\n{}", left(&run, "agent-term.log"));
 }
+
+/// The agent's own test program, its tests against a real kernel only: governors with all their tunables, limits under
+/// a thermal cap, devfreq. On a machine without such clocks they print that they were skipped; here none may.
+#[test]
+fn actuators_pass_against_the_kernels_own_clocks() {
+    crate::needs!(tandem_tests::lacking());
+    need_vm!();
+    let deps = tandem_tests::program("deps");
+    let mut programs: Vec<_> = std::fs::read_dir(&deps)
+        .unwrap()
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| {
+            p.extension().is_none()
+                && p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("tandem-"))
+        })
+        .collect();
+    programs.sort_by_key(|p| std::cmp::Reverse(p.metadata().and_then(|m| m.modified()).ok()));
+    let has_them = |p: &&PathBuf| {
+        let list = Command::new(p).arg("--list").output();
+        list.is_ok_and(|l| String::from_utf8_lossy(&l.stdout).contains("actuate::real::"))
+    };
+    let program =
+        programs.iter().find(has_them).expect("the agent's unit tests are built (cargo test --workspace)");
+    let share = share("actuators").unwrap();
+    let command =
+        format!("TANDEM_TEST_CPUFREQ=1 '{}' --test-threads 1 --nocapture actuate::real::", program.display());
+    let options =
+        Options { domains: &[], free: 0, more: &["-t", "-D", "200,400,600,850"], ..Options::default() };
+    let run = run(&command, &share, &options).unwrap();
+    assert_eq!(run.status, 0, "{}", run.console);
+    assert!(run.console.contains("test result: ok"), "{}", run.console);
+    assert!(!run.console.contains("skipped: "), "{}", run.console);
+}

@@ -188,7 +188,7 @@ fn may_change_cpufreq() -> bool {
         std::env::var_os("TANDEM_TEST_CPUFREQ").is_some() && Path::new(CPUFREQ).join("policy0").exists();
     if !may {
         println!(
-            "skipped: needs a machine with cpufreq whose clocks may be changed, TANDEM_TEST_CPUFREQ=1 (the VM)"
+            "not here: needs clocks that may be changed (TANDEM_TEST_CPUFREQ=1); tests/all/vm.rs runs it in the VM"
         );
     }
     may
