@@ -340,6 +340,9 @@ int BPF_PROG(on_idle, unsigned int state, unsigned int cpu)
 	if (state < IDLE_STATES) {
 		meter_open(&c->idle[state], now);
 		c->idle_state = state + 1;
+		/* Only the idle task gets here: whatever else this CPU was thought to run, it does not. A CPU
+		 * that was idle when the hooks came has been seen to keep a busy interval open otherwise. */
+		run_for(c, 0, now);
 	}
 	return 0;
 }
