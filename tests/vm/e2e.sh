@@ -4,7 +4,7 @@
 # usage, by environment: TANDEM=path CONFIG=path [RUNNER='command'] [SECONDS_EACH=5] [ROUNDS='term panic']
 #   [SERVE_WAIT=180] [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
 # The runner is started before the agent, so that its group, CPUs and nice are among what must be back.
-# Agent's commands used: `run --config FILE`, `status --json` (exit 0 once it serves), `panic`.
+# Agent's commands used: `run --config FILE`, `status --json` (says "serving" once a policy does), `panic`.
 # In OUT, for each round: settings-{before,during,after}-ROUND.txt, frequency-ROUND.txt (the kernel's own trace, to be
 # compared with what the host saw between the marks), agent-ROUND.log, runner-ROUND.log, status-ROUND.json; result.txt.
 # Marks on the host, in every domain: 40 and 41 around round term, 42 and 43 around round panic.
@@ -26,6 +26,7 @@ waitfor() { # SECONDS COMMAND...: until it succeeds
   end=$(($(cut -d. -f1 /proc/uptime) + $1)); shift
   until "$@" >/dev/null 2>&1; do [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || return 1; sleep 0.2; done
 }
+serves() { "$TANDEM" status --json | grep -q '"serving"'; }
 differ() { ! cmp -s "$1" "$2"; }
 
 taskset -pc "$cpu" $$ > /dev/null        # this script, and what it starts, is no load of a domain
@@ -39,10 +40,11 @@ round() { # NAME SETTINGS FIRST_MARK
   runner=
   if [ -n "${RUNNER-}" ]; then sh -c "exec $RUNNER" > "$out/runner-$r.log" 2>&1 & runner=$!; sleep 3; fi
   "$here/settings" -p "$co,$runner" > "$out/settings-before-$r.txt"
+  "$TANDEM" run ${ARGS-} --config "$CONFIG" > "$out/agent-$r.log" 2>&1 & agent=$!
+  claim "$r: the agent serves" waitfor "${SERVE_WAIT:-180}" serves
+  # From here on the clocks are the agent's: what the kernel's governors did before is not in the trace.
   echo 0 > $tracing/tracing_on; : > $tracing/trace; echo 1 > $tracing/events/power/cpu_frequency/enable
   mark "$3"; echo 1 > $tracing/tracing_on
-  "$TANDEM" run ${ARGS-} --config "$CONFIG" > "$out/agent-$r.log" 2>&1 & agent=$!
-  claim "$r: the agent serves" waitfor "${SERVE_WAIT:-180}" "$TANDEM" status --json
   sleep "$each"
   "$TANDEM" status --json > "$out/status-$r.json" 2>&1
   [ -z "$runner" ] || claim "$r: the runner still runs" kill -0 "$runner"
