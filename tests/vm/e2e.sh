@@ -26,7 +26,8 @@ waitfor() { # SECONDS COMMAND...: until it succeeds
   end=$(($(cut -d. -f1 /proc/uptime) + $1)); shift
   until "$@" >/dev/null 2>&1; do [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || return 1; sleep 0.2; done
 }
-serves() { "$TANDEM" status --json | grep -q '"serving"'; }
+# Seldom: each look is a program start, and the policy is compiled on the same emulated CPU, with a lower priority.
+serves() { sleep 3; "$TANDEM" status --json | grep -q '"serving"'; }
 differ() { ! cmp -s "$1" "$2"; }
 
 taskset -pc "$cpu" $$ > /dev/null        # this script, and what it starts, is no load of a domain
