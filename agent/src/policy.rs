@@ -97,7 +97,7 @@ pub struct DomainOrder {
 }
 
 /// One decision: one transaction, one `seq`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decision {
     /// Rises by one with each decision.
     pub seq: u64,
@@ -105,6 +105,18 @@ pub struct Decision {
     pub opps: Vec<Option<OppIndex>>,
     /// Per application present; `None` = leave.
     pub apps: Vec<Option<(Grant, AppChoice)>>,
+}
+
+impl Clone for Decision {
+    fn clone(&self) -> Self {
+        Self { seq: self.seq, opps: self.opps.clone(), apps: self.apps.clone() }
+    }
+    /// Keeps the buffers, which a derived one does not: a tick allocates nothing.
+    fn clone_from(&mut self, other: &Self) {
+        self.seq = other.seq;
+        self.opps.clone_from(&other.opps);
+        self.apps.clone_from(&other.apps);
+    }
 }
 
 /// The envelope's present values.

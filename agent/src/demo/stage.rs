@@ -350,6 +350,8 @@ fn write_config(options: &Options) -> anyhow::Result<PathBuf> {
     let p = policies.display();
     // In the VM every instruction is emulated, the policies' too.
     let deadline = if options.marks { 50_000 } else { 2_000 };
+    // On the stand-in `schedutil` would starve a fixed network: throttled time reads as idle and keeps the limit low.
+    let kernel = if options.marks { "schedutil" } else { "performance" };
     let mut text = format!(
         r#"# Written by `tandem demo`.
 run-dir = "{RUN_DIR}"
@@ -358,7 +360,7 @@ decide-deadline-us = {deadline}
 policy = "kernel-style"
 
 [policies.kernel-style]
-allocator = "{p}/schedutil.wasm"
+allocator = "{p}/{kernel}.wasm"
 tuner = "{p}/fixed.wasm"
 tuner-params = {{ subnet = "3" }}
 
@@ -375,7 +377,7 @@ latency-ms = {}
     );
     for i in 0..4 {
         text += &format!(
-            "\n[policies.fixed-{i}]\nallocator = \"{p}/schedutil.wasm\"\ntuner = \"{p}/fixed.wasm\"\ntuner-params = {{ subnet = \"{i}\" }}\n"
+            "\n[policies.fixed-{i}]\nallocator = \"{p}/{kernel}.wasm\"\ntuner = \"{p}/fixed.wasm\"\ntuner-params = {{ subnet = \"{i}\" }}\n"
         );
     }
     let path = options.out.join("tandem.toml");

@@ -287,7 +287,7 @@ impl PolicySlot {
         if self.limits == *now {
             return;
         }
-        self.limits.clone_from(now);
+        self.limits.opps.clone_from(&now.opps);
         self.changes.limits += 1;
         if let Err(error) = armed(&self.engine, || self.set.limits(&self.limits)) {
             self.set_aside(error);
