@@ -33,6 +33,8 @@ skipped=$(grep -cE '^skipped: ' "$log")
 if [ -n "${CI:-}" ] && grep -qE '^skipped: needs .*(BPF|BTF|root|QEMU|dataset|clang|wasm)' "$log"; then
   failed+=("skips that this machine has no reason for")
 fi
+# What failed and why, last, where nobody has to look for it.
+[ "$lost" = 0 ] || grep -nE -A 25 "^thread '.*' .*panicked at " "$log" | tail -n 120
 for f in "${failed[@]}"; do echo "FAILED: $f"; done
 echo "$passed passed, $lost failed, $skipped skipped"
 [ ${#failed[@]} = 0 ] && [ "$lost" = 0 ] && [ "$passed" -gt 0 ]

@@ -19,8 +19,9 @@ const METHODS: [(&str, &str); 8] = [
         "The governor's own step in a loop without a pause: real eBPF maps, the Wasm `tandem-allocator` and a \
         `tandem-tuner` per application, the envelope, and the publication to runners whose ends are in the same process; \
         nothing has to be written to the kernel, as in most ticks. The CPUs are this machine's (the goal names 8: each more \
-        is a slot to read and a record to hand to every guest). What binds is the component call, see `wasm-call`. A tick \
-        after 10 ms of other work costs far more, because everything is cold: see `footprint`.",
+        is a slot to read and a record to hand to every guest). What binds is the component call, see `wasm-call`. In the rows \
+        with a pause this process only spins in it: what a tick costs then is what the machine (its other tenants' caches, \
+        nested page tables) makes of cold memory, see also `footprint`.",
     ),
     (
         "wasm-call",
