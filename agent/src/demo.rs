@@ -95,15 +95,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             stage.co_runner(on)?;
         }
         if options.marks {
-            stage::mark(i)?;
+            stage::mark(2 * i)?;
         }
         let before = stage.counts()?;
         stage.watch(Duration::from_secs_f64(phase.seconds * options.scale), phase.label)?;
+        if options.marks {
+            stage::mark(2 * i + 1)?;
+        }
         let after = stage.counts()?;
         report.phase(phase.label, phase.row.map(str::to_owned), &before, &after, &stage);
-    }
-    if options.marks {
-        stage::mark(phases.len())?;
     }
     let frames = stage.end()?;
     report.frames(frames);

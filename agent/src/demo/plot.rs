@@ -104,7 +104,9 @@ where
     sorted.sort_unstable_by(f64::total_cmp);
     // Room for nearly all frames; what is higher is drawn at the edge.
     let p98 = sorted.get(sorted.len() * 98 / 100).copied().unwrap_or(target);
-    let top = (p98 * 1.15).clamp(target * 1.6, target * 5.0);
+    let edge = (p98 * 1.15).clamp(target * 1.6, target * 5.0);
+    // The labels' three lines stand above the data.
+    let top = edge * 1.22;
     let mut chart = ChartBuilder::on(area)
         .margin_right(20)
         .x_label_area_size(24)
@@ -125,7 +127,7 @@ where
         .draw()?;
     let point = |f: &Frame| {
         let colour = COLOURS[f.subnet.min(3)];
-        Circle::new((f.t, f.latency_ms.min(top * 0.99)), 2, colour.filled())
+        Circle::new((f.t, f.latency_ms.min(edge)), 2, colour.filled())
     };
     chart.draw_series(t.frames.iter().map(point))?;
     for (i, s) in t.spans.iter().enumerate() {
@@ -135,7 +137,7 @@ where
         )])?;
         let style = ("sans-serif", 14).into_font().color(&INK);
         // Labels alternate in height, so that neighbours do not overlap.
-        let y = top * (0.955 - 0.055 * f64::from(u8::try_from(i % 3).unwrap_or(0)));
+        let y = top * (0.97 - 0.055 * f64::from(u8::try_from(i % 3).unwrap_or(0)));
         chart.draw_series([Text::new(s.label.clone(), (s.from + end * 0.003, y), style)])?;
         chart.draw_series([PathElement::new([(s.from, 0.0), (s.from, top)], RGBColor(190, 190, 190))])?;
     }

@@ -2,7 +2,7 @@
 
 use super::Options;
 use super::plot::{self, Frame, Span, Timeline};
-use super::stage::{Counts, Seen, Stage};
+use super::stage::{self, Counts, Seen, Stage};
 use anyhow::Context as _;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
@@ -38,7 +38,7 @@ pub struct Row {
     /// Over labelled images.
     pub accuracy: f64,
     /// From the VM host's power model; `None` where nothing models it.
-    energy_mj: Option<f64>,
+    energy_mj_s: Option<f64>,
 }
 
 /// All of it.
@@ -87,7 +87,7 @@ impl Report {
             p50_ms: 0.0,
             p95_ms: 0.0,
             accuracy: 0.0,
-            energy_mj: None,
+            energy_mj_s: None,
         });
     }
 
@@ -113,30 +113,28 @@ impl Report {
         self.frames = seen.iter().map(|s| (s.frame.t, s.frame.latency_ms, s.frame.subnet)).collect();
     }
 
-    /// Energy per phase from the VM host's log, mJ, modelled by it.
+    /// Energy a second of each phase from the VM host's log, mJ/s, modelled by it; phases differ in length.
     pub fn add_energy(&mut self, pstates: &Path) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(pstates).with_context(|| pstates.display().to_string())?;
-        let mut header = text.lines().next().context("an empty P-state log")?.split(',');
-        let (mark, energy) = {
-            let names: Vec<_> = header.by_ref().collect();
-            let find = |n: &str| names.iter().position(|h| *h == n).with_context(|| format!("no column {n}"));
-            (find("pstate")?, find("e_dom")?)
-        };
-        // At each mark: the sum of all domains so far.
+        let names: Vec<_> = text.lines().next().context("an empty P-state log")?.split(',').collect();
+        let find = |n: &str| names.iter().position(|h| *h == n).with_context(|| format!("no column {n}"));
+        let (time, mark, energy) = (find("t_s")?, find("pstate")?, find("e_dom")?);
+        // At each mark: the time, s, and the sum of all domains so far, mJ.
         let mut at = std::collections::BTreeMap::new();
         for line in text.lines().skip(1).filter(|l| !l.starts_with('#')) {
             let fields: Vec<_> = line.split(',').collect();
-            let Some(Ok(m)) = fields.get(mark).map(|m| m.parse::<usize>()) else { continue };
-            if (100..254).contains(&m) {
-                let domains = fields.get(energy).context("short line in the P-state log")?;
-                at.insert(m - 100, domains.split(';').filter_map(|e| e.parse::<f64>().ok()).sum::<f64>());
+            let field = |i: usize| fields.get(i).copied().context("short line in the P-state log");
+            let m: usize = field(mark)?.parse().with_context(|| format!("P-state log: {line:?}"))?;
+            if (stage::MARKS..254).contains(&m) {
+                let domains: f64 = field(energy)?.split(';').filter_map(|e| e.parse::<f64>().ok()).sum();
+                let seconds: f64 = field(time)?.parse().with_context(|| format!("P-state log: {line:?}"))?;
+                at.insert(m - stage::MARKS, (seconds, domains));
             }
         }
         for (i, row) in self.rows.iter_mut().enumerate() {
-            let (from, to) = (at.get(&i), at.get(&(i + 1)));
-            row.energy_mj = Some(
-                to.zip(from).map(|(t, f)| t - f).context("a phase's mark is missing in the P-state log")?,
-            );
+            let ends = at.get(&(2 * i)).zip(at.get(&(2 * i + 1)));
+            let ((t0, e0), (t1, e1)) = ends.context("a phase's mark is missing in the P-state log")?;
+            row.energy_mj_s = Some((e1 - e0) / (t1 - t0));
         }
         Ok(())
     }
@@ -162,7 +160,7 @@ impl Report {
             "violations: frames over the target or dropped; accuracy: right answers of the labelled images;"
         );
         println!("the first second of each phase is left out; CPU: measured (/proc), runner and agent.");
-        if self.rows.iter().any(|r| r.energy_mj.is_some()) {
+        if self.rows.iter().any(|r| r.energy_mj_s.is_some()) {
             println!(
                 "energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08)."
             );
@@ -175,7 +173,7 @@ impl Report {
     }
 
     fn table(&self) -> Table {
-        let energy = self.rows.iter().any(|r| r.energy_mj.is_some());
+        let energy = self.rows.iter().any(|r| r.energy_mj_s.is_some());
         let mut table = Table::new();
         table.load_style(UTF8_BORDERS_ONLY);
         let mut header = vec![
@@ -191,7 +189,7 @@ impl Report {
             "agent",
         ];
         if energy {
-            header.push("energy mJ, modelled");
+            header.push("energy mJ/s, modelled");
         }
         table.set_header(header);
         for r in &self.rows {
@@ -207,7 +205,7 @@ impl Report {
                 format!("{:.2}", r.runner_cpu),
                 format!("{:.2}", r.agent_cpu),
             ];
-            cells.extend(r.energy_mj.map(|e| format!("{e:.0}")));
+            cells.extend(r.energy_mj_s.map(|e| format!("{e:.0}")));
             table.add_row(cells);
         }
         for column in table.column_iter_mut().skip(1) {

@@ -330,14 +330,17 @@ fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok(f64::from(ticks) / 100.0)
 }
 
-/// Tells the VM's host that phase `i` begins: P-state numbers from 32 on are marks.
+/// Of the P-state numbers from 32 on, which are marks in the VM host's log, the demo's begin here.
+pub const MARKS: usize = 100;
+
+/// Tells the VM's host that a phase begins (`2 * i`) or ends (`2 * i + 1`).
 pub fn mark(i: usize) -> anyhow::Result<()> {
     use std::os::unix::fs::FileExt;
     let port = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/port")
         .context("/dev/port (are you in the VM?)")?;
-    let mark = u8::try_from(100 + i).context("too many phases")?;
+    let mark = u8::try_from(MARKS + i).context("too many phases")?;
     port.write_all_at(&[mark], 0x5d0).context("write a mark")
 }
 
