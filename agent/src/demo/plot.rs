@@ -52,6 +52,7 @@ pub struct Timeline {
 
 /// Where Debian's `fonts-dejavu-core` puts it.
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+const MONO: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf";
 const COLOURS: [RGBColor; 4] =
     [RGBColor(86, 180, 233), RGBColor(0, 158, 115), RGBColor(230, 159, 0), RGBColor(204, 51, 102)];
 /// Width of the labels left of each panel: the same, so that their time axes agree.
@@ -73,6 +74,34 @@ pub fn write(timeline: &Timeline, dir: &Path, name: &str) -> anyhow::Result<[Pat
     draw(timeline, &SVGBackend::new(&svg, size).into_drawing_area()).context("draw the SVG")?;
     draw(timeline, &BitMapBackend::new(&png, size).into_drawing_area()).context("draw the PNG")?;
     Ok([svg, png])
+}
+
+/// Writes `NAME.png`: what stood in the terminal.
+///
+/// # Errors
+/// The font or the file cannot be had.
+pub fn terminal(shown: &str, dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let font = std::fs::read(MONO).with_context(|| format!("{MONO}: install fonts-dejavu-core"))?;
+    register_font("monospace", FontStyle::Normal, Vec::leak(font))
+        .ok()
+        .context("DejaVuSansMono.ttf is not a font")?;
+    // At 14 px a character of DejaVu Sans Mono is 14 x 0.602 px wide.
+    let (size, line, margin) = (14, 19, 14);
+    let columns = shown.lines().map(|l| l.chars().count()).max().unwrap_or(0);
+    let width = u32::try_from(columns * 8429 / 1000)? + 2 * margin;
+    let height = u32::try_from(shown.lines().count())? * line + 2 * margin;
+    let path = dir.join(format!("{name}.png"));
+    let area = BitMapBackend::new(&path, (width, height)).into_drawing_area();
+    area.fill(&RGBColor(24, 26, 32))?;
+    let style = ("monospace", size).into_font().color(&RGBColor(220, 220, 220));
+    let mut y = i32::try_from(margin)?;
+    for text in shown.lines() {
+        area.draw(&Text::new(text, (i32::try_from(margin)?, y), style.clone()))?;
+        y += i32::try_from(line)?;
+    }
+    area.present().context("draw the terminal")?;
+    drop(area);
+    Ok(path)
 }
 
 fn draw<B: DrawingBackend>(t: &Timeline, area: &DrawingArea<B, plotters::coord::Shift>) -> anyhow::Result<()>

@@ -50,12 +50,22 @@ pub struct Report {
     weight: Vec<(f64, f64)>,
     opp: Vec<(f64, f64)>,
     frames: Vec<(f64, f64, usize)>,
+    /// The live line at the end of each phase.
+    live: Vec<String>,
 }
 
 impl Report {
     /// An empty one.
     pub fn new(_options: &Options, subnets: Vec<(String, f64)>) -> Self {
-        Self { subnets, domain: String::new(), rows: vec![], weight: vec![], opp: vec![], frames: vec![] }
+        Self {
+            subnets,
+            domain: String::new(),
+            rows: vec![],
+            weight: vec![],
+            opp: vec![],
+            frames: vec![],
+            live: vec![],
+        }
     }
 
     /// A phase is over.
@@ -69,6 +79,7 @@ impl Report {
     ) {
         self.domain.clone_from(&stage.domain_kind);
         self.weight.clone_from(&stage.weight);
+        self.live.push(stage.line.clone());
         self.opp.clone_from(&stage.opp);
         self.rows.push(Row {
             label: label.to_owned(),
@@ -155,21 +166,24 @@ impl Report {
     /// Prints the table, draws the plot, says where it is.
     pub fn finish(&self, out: &Path) -> anyhow::Result<()> {
         self.save(out)?;
-        println!("\n{}", self.table());
-        println!(
-            "violations: frames over the target or dropped; accuracy: right answers of the labelled images;"
-        );
-        println!("the first second of each phase is left out; CPU: measured (/proc), runner and agent.");
-        if self.rows.iter().any(|r| r.energy_mj_s.is_some()) {
-            println!(
-                "energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08)."
-            );
-        }
-        println!("{}", self.verdict());
+        let shown = self.shown();
+        println!("\n{shown}");
         let timeline = self.timeline();
         let [svg, png] = plot::write(&timeline, out, "timeline")?;
         println!("plot: {} and {}", svg.display(), png.display());
+        plot::terminal(&format!("$ make demo\n{}\n\n{shown}", self.live.join("\n")), out, "terminal")?;
         Ok(())
+    }
+
+    /// The table, what its columns mean, and the verdict.
+    fn shown(&self) -> String {
+        let mut shown = self.table().to_string();
+        shown += "\nviolations: frames over the target or dropped; accuracy: right answers of the labelled images;\n";
+        shown += "the first second of each phase is left out; CPU: measured (/proc), runner and agent.\n";
+        if self.rows.iter().any(|r| r.energy_mj_s.is_some()) {
+            shown += "energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08).\n";
+        }
+        shown + &self.verdict()
     }
 
     fn table(&self) -> Table {

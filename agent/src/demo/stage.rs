@@ -61,6 +61,8 @@ pub struct Stage {
     subnets: Vec<(String, f64)>,
     /// What the domain's OPPs are.
     pub domain_kind: String,
+    /// The live line as it was last.
+    pub line: String,
 }
 
 impl Drop for Stage {
@@ -126,6 +128,7 @@ impl Stage {
             opp: Vec::new(),
             subnets: Vec::new(),
             domain_kind: String::new(),
+            line: String::new(),
         };
         stage.wait_for_frames(&options.out)?;
         stage.began = now().0;
@@ -249,7 +252,7 @@ impl Stage {
                 self.opp.push((t, f64::from(opp + 1) * 1000.0 / f64::from(domain.opps)));
             }
             let dash = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| format!("{v:.1}"));
-            let line = format!(
+            self.line = format!(
                 "{t:5.1} s  {label:<26} p50 {:>5} p95 {:>5} of {:.0} ms | {:<5} {:>5} % | {} | weight {:<4} | live accuracy {} %",
                 dash(app.p50_ms),
                 dash(app.p95_ms),
@@ -261,10 +264,10 @@ impl Stage {
                 dash(app.live_top1),
             );
             if terminal {
-                print!("\r\x1b[K{line}");
+                print!("\r\x1b[K{}", self.line);
                 std::io::stdout().flush()?;
             } else if shown.is_none_or(|s| s.elapsed() > Duration::from_secs(2)) {
-                println!("{line}");
+                println!("{}", self.line);
                 shown = Some(Instant::now());
             }
         }
