@@ -93,10 +93,18 @@ fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
 
-/// Times every sub-network on every form of the arithmetic this CPU has, then switches.
-pub fn bench(net: &Arc<Supernet>, batch: usize, frames: u32, switches: u32) -> std::io::Result<Figures> {
+/// Times every sub-network, then switches; `best`: on the fastest form of the arithmetic only, else on every one this
+/// CPU has.
+pub fn bench(
+    net: &Arc<Supernet>,
+    batch: usize,
+    frames: u32,
+    switches: u32,
+    best: bool,
+) -> std::io::Result<Figures> {
     let mut rows = Vec::new();
-    for kernel in [Some(Kernel::naive()), Some(Kernel::portable()), Kernel::avx2()].into_iter().flatten() {
+    let all = [Some(Kernel::naive()), Some(Kernel::portable()), Kernel::avx2()];
+    for kernel in all.into_iter().flatten().filter(|k| !best || *k == Kernel::best()) {
         let mut batcher = Batcher::new(Arc::clone(net), kernel, 1)?;
         // The naive form takes seconds for what the fast ones do in a frame: a few must do.
         let n = if kernel == Kernel::naive() { frames.min(3) } else { frames };

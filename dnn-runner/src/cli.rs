@@ -109,6 +109,9 @@ pub struct Bench {
     /// Frames timed of each sub-network and form
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub frames: u32,
+    /// Only the fastest form of the arithmetic
+    #[arg(long)]
+    pub best: bool,
     /// Switches timed
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub switches: u32,

@@ -213,7 +213,7 @@ fn run_bench(args: &Bench) -> Result<()> {
         Batch::Images(k) => k,
         Batch::Auto => bench::calibrate(&net),
     };
-    let figures = bench::bench(&net, batch, args.frames, args.switches)?;
+    let figures = bench::bench(&net, batch, args.frames, args.switches, args.best)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
         return Ok(());

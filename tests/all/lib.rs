@@ -1,5 +1,6 @@
 //! What the end-to-end tests and the evidence share: the real agent and the real runner, on this machine.
 
+pub mod guest;
 pub mod rig;
 
 use anyhow::{Context as _, bail};

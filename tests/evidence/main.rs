@@ -5,6 +5,7 @@ mod docs;
 mod live;
 mod programs;
 mod tick;
+mod vm;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -135,8 +136,9 @@ fn main() -> anyhow::Result<()> {
         "channel" => programs::channel()?,
         "bpf-cost" => programs::bpf_cost()?,
         "switch" => programs::switch()?,
+        "vm-board" => vm::board()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, docs"
         ),
     };
     anyhow::ensure!(

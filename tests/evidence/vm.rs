@@ -1,0 +1,114 @@
+//! Figures of the VM: whether its speed follows the clock, on every kind of work.
+
+use crate::{Row, quantile, row};
+use anyhow::Context as _;
+use std::path::Path;
+use std::process::Command;
+use tandem_tests::guest::{self, Quality};
+use tandem_tests::{program, repository};
+
+/// Runs of one evaluation before a busy host is reported as that.
+const TRIES: u32 = 3;
+/// Largest deviation from proportional, %: the bound for a board that timing is claimed on.
+const PROPORTIONAL: f64 = 3.0;
+
+/// Compiles one of the VM's guest programs into the shared folder.
+pub fn guest_program(name: &str, share: &Path) -> anyhow::Result<()> {
+    let source = guest::scripts().join(format!("{name}.c"));
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-pthread", "-static", "-o"]).arg(share.join(name)).arg(&source);
+    anyhow::ensure!(
+        cc.status().context("cc does not start")?.success(),
+        "cc cannot build {}",
+        source.display()
+    );
+    Ok(())
+}
+
+/// `WHAT CPU KHZ SPEED` of `board.sh`.
+struct Speed {
+    what: String,
+    cpu: u32,
+    mhz: f64,
+    speed: f64,
+}
+
+fn speeds(text: &str) -> anyhow::Result<Vec<Speed>> {
+    text.lines()
+        .map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [what, cpu, khz, speed] = fields[..] else { anyhow::bail!("speed.txt: {line:?}") };
+            let parse = |s: &str| s.parse::<f64>().with_context(|| format!("speed.txt: {line:?}"));
+            Ok(Speed {
+                what: what.into(),
+                cpu: cpu.parse()?,
+                mhz: parse(khz)? / 1000.0,
+                speed: parse(speed)?,
+            })
+        })
+        .collect()
+}
+
+/// Speed per MHz of one kind of work on one CPU: its relative deviations from their median, %.
+fn deviations(all: &[Speed], what: &str, cpu: u32) -> Vec<(f64, f64)> {
+    let mine: Vec<_> = all.iter().filter(|s| s.what == what && s.cpu == cpu).collect();
+    let per_mhz: Vec<f64> = mine.iter().map(|s| s.speed / s.mhz).collect();
+    let middle = quantile(&per_mhz, 0.5);
+    mine.iter().zip(per_mhz).map(|(s, p)| (s.mhz, (p / middle - 1.0) * 100.0)).collect()
+}
+
+/// Integer loop, AVX2 FMA loop and the committed network at the OPPs of `odroid-xu3`, both limited CPUs busy.
+pub fn board() -> anyhow::Result<Vec<Row>> {
+    let share = guest::share("board")?;
+    guest_program("speed", &share)?;
+    let model = repository().join("dnn-runner/models/mlcad-fmnist.toml");
+    let runner = format!(
+        "{} bench --best --json --batch 1 --frames 6 --switches 1 --model {}",
+        program("dnn-runner").display(),
+        model.display()
+    );
+    let command = format!("RUNNER='{runner}' sh '{}/board.sh'", guest::scripts().display());
+    let options = guest::Options { domains: &[], free: 1, seconds: 900, more: &["-B", "odroid-xu3"] };
+    let mut tries = Vec::new();
+    for _ in 0..TRIES {
+        let run = guest::run(&command, &share, &options)?;
+        anyhow::ensure!(run.status == 0, "the guest ended with {}:\n{}", run.status, run.console);
+        let all = speeds(&std::fs::read_to_string(share.join("speed.txt"))?)?;
+        let last = u8::try_from(40 + 2 * all.len() - 1)?;
+        let quality = run.quality(40, last)?;
+        println!("{quality}");
+        let valid = quality.is_valid();
+        tries.push((all, quality));
+        if valid {
+            break;
+        }
+    }
+    let n = u64::from(u32::try_from(tries.len())?);
+    let (all, quality) = tries.pop().context("no run")?;
+    let mut rows = quality_rows("vm-board", &quality, n);
+    for (cpu, core) in [(0, "little"), (1, "big")] {
+        for what in ["int", "fma", "inference"] {
+            let off = deviations(&all, what, cpu);
+            let worst = off.iter().map(|d| d.1.abs()).fold(0.0, f64::max);
+            let name = format!("{core}, {what}: worst deviation from proportional over {} OPPs", off.len());
+            rows.push(row(&name, worst, "%", off.len() as u64).goal(PROPORTIONAL));
+            for (s, d) in all.iter().filter(|s| s.what == what && s.cpu == cpu).zip(&off) {
+                let unit = if what == "inference" { "frames/s" } else { "M/s" };
+                rows.push(
+                    row(&format!("{core}, {what} at {} MHz (off by {:+.1} %)", s.mhz, d.1), s.speed, unit, 1)
+                        .higher(),
+                );
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// The quality mark of a run as figures.
+pub fn quality_rows(name: &str, quality: &Quality, tries: u64) -> Vec<Row> {
+    vec![
+        row(&format!("{name}: limiter over 2 ms late, of the busy time"), quality.late * 100.0, "%", tries)
+            .goal(1.0),
+        row(&format!("{name}: longest stall of the host"), quality.stall_ms, "ms", tries).goal(20.0),
+    ]
+}
