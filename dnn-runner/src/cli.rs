@@ -50,6 +50,9 @@ pub struct Run {
     /// How frames arrive
     #[arg(long, value_enum, default_value_t = Arrivals::Periodic)]
     pub arrivals: Arrivals,
+    /// Arrival times from a file instead, s since the start, one a line, never falling; the stream ends with them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "arrivals"])]
+    pub schedule: Option<PathBuf>,
     /// Seed of the Poisson arrivals
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

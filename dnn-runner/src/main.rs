@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 struct Opened {
     net: Arc<Supernet>,
     images: Option<Images>,
+    schedule: Schedule,
     listener: Option<UnixListener>,
     report: Option<File>,
     timeline: Option<File>,
@@ -74,7 +75,16 @@ fn open(args: &Run) -> Result<Opened> {
         Some(p) => Some(serve::bind(p).with_context(|| format!("listen at {}", p.display()))?),
         None => None,
     };
-    Ok(Opened { net, images, listener, report: create(&args.report)?, timeline: create(&args.timeline)? })
+    let schedule = match &args.schedule {
+        Some(path) => {
+            let file = path.display().to_string();
+            let text = std::fs::read_to_string(path).with_context(|| format!("read {file}"))?;
+            Schedule::recorded(&file, &text)?
+        }
+        None => Schedule::new(args.arrivals, args.rate, args.seed),
+    };
+    let (report, timeline) = (create(&args.report)?, create(&args.timeline)?);
+    Ok(Opened { net, images, schedule, listener, report, timeline })
 }
 
 fn give_up_root(args: &Run) -> Result<()> {
@@ -99,7 +109,7 @@ fn run(args: Run) -> Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catch signals")?;
     }
-    let Opened { net, images, listener, report, timeline } = open(&args)?;
+    let Opened { net, images, schedule, listener, report, timeline } = open(&args)?;
     give_up_root(&args)?;
 
     let kernel = Kernel::best();
@@ -127,8 +137,11 @@ fn run(args: Run) -> Result<()> {
         kernel: kernel.name(),
         batch,
         threads,
-        rate_hz: images.is_some().then_some(args.rate),
-        arrivals: format!("{:?}", args.arrivals).to_lowercase(),
+        rate_hz: (images.is_some() && args.schedule.is_none()).then_some(args.rate),
+        arrivals: args
+            .schedule
+            .as_ref()
+            .map_or_else(|| format!("{:?}", args.arrivals).to_lowercase(), |path| path.display().to_string()),
         seed: args.seed,
         fixed: args.fixed.clone(),
         failsafe: net.subnets()[failsafe].name.clone(),
@@ -150,12 +163,8 @@ fn run(args: Run) -> Result<()> {
         Some(Link::new(args.socket.clone(), hello, worker)?)
     };
     let began = clock::now();
-    let stream = images.map(|images| Stream {
-        images,
-        schedule: Schedule::new(args.arrivals, args.rate, args.seed),
-        batch,
-        frames: args.frames.unwrap_or(u64::MAX),
-    });
+    let stream =
+        images.map(|images| Stream { images, schedule, batch, frames: args.frames.unwrap_or(u64::MAX) });
     let text = Worker::new(Parts {
         tally: Tally::new(setup, net.subnets(), timeline, began)?,
         batcher: Batcher::new(net, kernel, threads)?,

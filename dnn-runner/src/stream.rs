@@ -15,20 +15,54 @@ pub enum Arrivals {
     Poisson,
 }
 
-/// The times at which frames arrive, ns since its start; endless.
+/// The times at which frames arrive, ns since its start; endless, unless they were recorded.
 #[derive(Clone, Debug)]
-pub struct Schedule {
-    arrivals: Arrivals,
-    rate: f64,
-    rng: fastrand::Rng,
-    count: u64,
-    at: f64,
+pub struct Schedule(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Rate { arrivals: Arrivals, rate: f64, rng: fastrand::Rng, count: u64, at: f64 },
+    Recorded(std::vec::IntoIter<u64>),
+}
+
+/// A file of arrival times that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}:{line}: {text:?}: {rule}")]
+pub struct BadSchedule {
+    file: String,
+    line: usize,
+    text: String,
+    rule: &'static str,
 }
 
 impl Schedule {
     /// `rate` frames a second, above 0.
     pub fn new(arrivals: Arrivals, rate: f64, seed: u64) -> Self {
-        Self { arrivals, rate, rng: fastrand::Rng::with_seed(seed), count: 0, at: 0.0 }
+        let rng = fastrand::Rng::with_seed(seed);
+        Self(Kind::Rate { arrivals, rate, rng, count: 0, at: 0.0 })
+    }
+
+    /// Recorded arrivals: a time in seconds a line, never falling; `#` begins a remark.
+    ///
+    /// # Errors
+    /// The first line that is no such time.
+    pub fn recorded(file: &str, text: &str) -> Result<Self, BadSchedule> {
+        let mut times = Vec::new();
+        let lines = (1..).zip(text.lines()).filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
+        for (line, text) in lines {
+            let bad = |rule| BadSchedule { file: file.into(), line, text: text.into(), rule };
+            let seconds: f64 = text.trim().parse().map_err(|_| bad("not a number of seconds"))?;
+            if !(0.0..=1e6).contains(&seconds) {
+                return Err(bad("a time is between 0 and 1000000 s"));
+            }
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 1e15")]
+            let at = (seconds * 1e9).round() as u64;
+            if times.last().is_some_and(|last| at < *last) {
+                return Err(bad("earlier than the line before; times never fall"));
+            }
+            times.push(at);
+        }
+        Ok(Self(Kind::Recorded(times.into_iter())))
     }
 }
 
@@ -41,13 +75,18 @@ impl Iterator for Schedule {
         reason = "times stay far below 2^53 ns (104 days) and are never negative"
     )]
     fn next(&mut self) -> Option<u64> {
-        self.at = match self.arrivals {
-            // From the count, not from the last time: rounding does not add up.
-            Arrivals::Periodic => self.count as f64 * 1e9 / self.rate,
-            Arrivals::Poisson => self.at - (1.0 - self.rng.f64()).ln() * 1e9 / self.rate,
-        };
-        self.count += 1;
-        Some(self.at as u64)
+        match &mut self.0 {
+            Kind::Recorded(times) => times.next(),
+            Kind::Rate { arrivals, rate, rng, count, at } => {
+                *at = match arrivals {
+                    // From the count, not from the last time: rounding does not add up.
+                    Arrivals::Periodic => *count as f64 * 1e9 / *rate,
+                    Arrivals::Poisson => *at - (1.0 - rng.f64()).ln() * 1e9 / *rate,
+                };
+                *count += 1;
+                Some(*at as u64)
+            }
+        }
     }
 }
 
@@ -136,6 +175,21 @@ mod tests {
         // Memoryless: of the gaps, exp(-1) are longer than the mean.
         let longer = gaps.iter().filter(|g| **g > 25.0).count() as f64 / n;
         assert!((longer - (-1.0f64).exp()).abs() < 0.011, "{longer}");
+    }
+
+    #[test]
+    fn recorded_arrivals_come_as_written_and_a_bad_line_is_told() {
+        let text = "# a camera\n0\n0.0333\n\n0.0333\n1.5\n";
+        let times: Vec<u64> = Schedule::recorded("a.txt", text).unwrap().collect();
+        assert_eq!(times, [0, 33_300_000, 33_300_000, 1_500_000_000]);
+        for (text, error) in [
+            ("0\nx\n", "a.txt:2: \"x\": not a number of seconds"),
+            ("0\n\n-1\n", "a.txt:3: \"-1\": a time is between 0 and 1000000 s"),
+            ("NaN\n", "a.txt:1: \"NaN\": a time is between 0 and 1000000 s"),
+            ("2\n1\n", "a.txt:2: \"1\": earlier than the line before; times never fall"),
+        ] {
+            assert_eq!(Schedule::recorded("a.txt", text).unwrap_err().to_string(), error);
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct Sums {
     pub mj: Vec<f64>,
     /// Time each CPU was not idle, ms.
     pub busy_ms: Vec<f64>,
-    /// Of that, time it was over 2 ms behind its rate, ms.
+    /// Of that, time it was over 5 ms behind its rate, ms.
     pub late_ms: Vec<f64>,
     /// The longest stall of the host since the line before, ms.
     pub stall_ms: f64,

@@ -280,6 +280,48 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     assert!(changes >= 50, "{changes} OPP changes\n{result}\n{}", left(&run, "agent-term.log"));
 }
 
+/// The kernel's step_wise governor holds a clock down while the policy wants the top: the agent sees it as an outside
+/// limit, says so, never stands above it, and leaves the limits as they were.
+#[test]
+fn kernels_thermal_cap_is_seen_and_respected() {
+    crate::needs!(tandem_tests::lacking());
+    need_vm!();
+    let share = share("thermal").unwrap();
+    let policies = tandem_tests::repository().join("target/policies");
+    let config = format!(
+        "run-dir = \"/run/tandem\"\nboard = \"auto\"\ndecide-deadline-us = 50000\npolicy = \"top\"\n[policies.top]\nallocator = \"{0}/performance.wasm\"\ntuner = \"{0}/fixed.wasm\"\n",
+        policies.display()
+    );
+    std::fs::write(share.join("tandem.toml"), config).unwrap();
+    let command = format!(
+        "TANDEM='{}' CONFIG=/mnt/tandem.toml SECONDS_EACH=15 sh '{}/thermal.sh'",
+        tandem_tests::program("tandem").display(),
+        scripts().display()
+    );
+    let more = ["-t", "-x", "--rth 18 --tau 4"];
+    let run = run(&command, &share, &Options { more: &more, ..Options::default() }).unwrap();
+    assert_eq!(run.status, 0, "{}\n{}", run.console, left(&run, "agent.log"));
+    let text = left(&run, "status.txt");
+    let states: Vec<tandem::status::Status> =
+        text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
+    let (mut capped, mut top) = (0, 0);
+    for d in states.iter().flat_map(|s| &s.domains) {
+        let highest = d.opps - 1;
+        match (d.cap, d.opp) {
+            (Some(cap), Some(opp)) if cap < highest => {
+                capped += 1;
+                // The kernel itself clamps at once; the two readings are one tick apart at most.
+                assert!(opp <= cap, "OPP {opp} above the cap {cap}");
+            }
+            (_, Some(opp)) => top += u32::from(opp == highest),
+            _ => {}
+        }
+    }
+    println!("{} looks: {capped} with a cap below the top, {top} at the top without one", states.len());
+    assert!(capped >= 3 && top >= 1, "{text}\n{}", left(&run, "zone.txt"));
+    assert_eq!(left(&run, "before.txt"), left(&run, "after.txt"));
+}
+
 /// The agent's own test program, its tests against a real kernel only: governors with all their tunables, limits under
 /// a thermal cap, devfreq. On a machine without such clocks they print that they were skipped; here none may.
 #[test]

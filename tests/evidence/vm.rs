@@ -107,7 +107,7 @@ pub fn board() -> anyhow::Result<Vec<Row>> {
 /// The quality mark of a run as figures.
 pub fn quality_rows(name: &str, quality: &Quality, tries: u64) -> Vec<Row> {
     vec![
-        row(&format!("{name}: limiter over 2 ms late, of the busy time"), quality.late * 100.0, "%", tries)
+        row(&format!("{name}: limiter over 5 ms late, of the busy time"), quality.late * 100.0, "%", tries)
             .goal(1.0),
         row(&format!("{name}: longest stall of the host"), quality.stall_ms, "ms", tries).goal(20.0),
     ]
