@@ -13,12 +13,10 @@ n=40
 for g in "$@"; do
   while read -r name tasks; do
     echo $g > $p/scaling_governor
-    # The first second is the governor's start.
-    /mnt/loads 0 $((seconds + 1)) "$rate" $tasks & job=$!
-    sleep 1; mark $n; cat $p/stats/time_in_state > /tmp/before
-    sleep "$seconds"; cat $p/stats/time_in_state > /tmp/after; mark $((n + 1))
-    wait $job
-    echo "$g $name $(awk 'NR == FNR { b[$1] = $2; next } { d[$1] = $2 - b[$1]; sum += d[$1] } END { for (f in d) printf " %d:%.1f", f / 1000, 1000 * d[f] / sum }' /tmp/before /tmp/after)" >> /mnt/residency.txt
+    mark $n
+    /mnt/loads 0 "$seconds" "$rate" $p/stats/time_in_state $tasks > /tmp/states
+    mark $((n + 1))
+    echo "$g $name $(awk '$1 == "before" { b[$2] = $3 } $1 == "after" { d[$2] = $3 - b[$2]; sum += d[$2] } END { for (f in d) printf " %d:%.1f", f / 1000, 1000 * d[f] / sum }' /tmp/states)" >> /mnt/residency.txt
     n=$((n + 2))
   done < /mnt/loads.txt
 done
