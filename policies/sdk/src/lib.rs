@@ -41,6 +41,8 @@
 pub mod bindings;
 mod domain;
 mod export;
+#[cfg(target_arch = "wasm32")]
+mod heap;
 pub mod log;
 mod params;
 pub mod testing;
