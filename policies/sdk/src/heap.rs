@@ -5,9 +5,9 @@
 //! again when it frees. Alignments up to that of the smallest block are served.
 #![expect(unsafe_code, reason = "an allocator deals in raw memory")]
 
+use core::alloc::{GlobalAlloc, Layout};
 use core::arch::wasm32::{memory_grow, memory_size};
 use core::cell::Cell;
-use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, null_mut};
 
 /// Bytes of the smallest block.
