@@ -426,7 +426,7 @@ impl Allocator for WasmAllocator {
     fn decide(&mut self, seen: &Snapshot, out: &mut Allocation) -> Result<(), PolicyError> {
         let func: TypedFunc<(wire::Snapshot<'_>,), (wire::Allocation,)> = self.decide;
         let (answer,) = self.guest.call("decide", &func, (seen.into(),))?;
-        self.rules.allocation(&answer, self.app_count, out).map_err(|reason| self.guest.invalid(reason))
+        self.rules.allocation(answer, self.app_count, out).map_err(|reason| self.guest.invalid(reason))
     }
 }
 

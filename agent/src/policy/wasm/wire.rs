@@ -4,12 +4,14 @@
 //! not misread. What a `decide` sees ([`Snapshot`], [`View`]) borrows our samples; they are converted
 //! while they are written into the guest's memory (`lower.rs`).
 
-use super::lift::ArrayList;
+use super::lift::{Kept, KeptList};
 use super::lower::List;
 use crate::board;
 use crate::policy::{self, Limits};
 use crate::snapshot as ours;
 use crate::units::{self, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
+use std::cell::RefCell;
+use std::thread::LocalKey;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 /// Domains a board may have, as far as policies are concerned.
@@ -232,11 +234,30 @@ pub struct DomainOrder {
     cap: Option<u16>,
 }
 
-#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[derive(ComponentType, Lift, Debug)]
 #[component(record)]
 pub struct Allocation {
-    pub domains: ArrayList<DomainOrder, MAX_DOMAINS>,
-    pub grants: ArrayList<Option<Grant>, { channel::MAX_RUNNERS }>,
+    pub domains: KeptList<DomainOrder>,
+    pub grants: KeptList<Option<Grant>>,
+}
+
+thread_local! {
+    static ORDERS: RefCell<Vec<DomainOrder>> = const { RefCell::new(Vec::new()) };
+    static GRANTS: RefCell<Vec<Option<Grant>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Kept for DomainOrder {
+    const MOST: usize = MAX_DOMAINS;
+    fn buffer() -> &'static LocalKey<RefCell<Vec<Self>>> {
+        &ORDERS
+    }
+}
+
+impl Kept for Option<Grant> {
+    const MOST: usize = channel::MAX_RUNNERS;
+    fn buffer() -> &'static LocalKey<RefCell<Vec<Self>>> {
+        &GRANTS
+    }
 }
 
 /// What a tuner sees.
