@@ -237,7 +237,6 @@ fn every_sample_is_lowered_as_the_derived_code_does() {
         cap: None,
         power: Some(Milliwatts(N32)),
         transitions: Some(N32 + 1),
-        ..ours::DomainSample::default()
     };
     let capped = ours::DomainSample { opp: None, cap: Some(OppIndex(N16 + 2)), power: None, ..domain };
     same::<_, DomainSample, derived::DomainSample>("domain-sample", &[domain, capped, domain]);
