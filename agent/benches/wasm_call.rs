@@ -181,7 +181,6 @@ fn measure(engine: &WasmEngine, apps: u16, rows: &mut Vec<String>) {
         window_ns: seen.window.0,
         app: sdk_seen.apps[0].clone(),
         domain: sdk_seen.domains[0],
-        cpus: sdk_seen.cpus.clone(),
         other: sdk_seen.other,
         grant: policy_sdk::Grant {
             domain: 0,
@@ -224,7 +223,6 @@ fn measure(engine: &WasmEngine, apps: u16, rows: &mut Vec<String>) {
                     window: seen.window,
                     app: &seen.apps[0],
                     domain: &seen.domains[0],
-                    cpus: &seen.cpus,
                     other: &seen.other,
                     grant: &grant,
                 };

@@ -10,7 +10,7 @@ pub mod slot;
 pub mod wasm;
 
 use crate::board::Board;
-use crate::snapshot::{AppSample, CpuSample, DomainSample, OtherSample, Signal, Snapshot};
+use crate::snapshot::{AppSample, DomainSample, OtherSample, Signal, Snapshot};
 use crate::units::{AppSlot, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
 use serde::{Deserialize, Serialize};
 
@@ -139,8 +139,6 @@ pub struct View<'a> {
     pub app: &'a AppSample,
     /// The domain it is granted.
     pub domain: &'a DomainSample,
-    /// CPUs of the machine.
-    pub cpus: &'a [CpuSample],
     /// Everything that is no application.
     pub other: &'a OtherSample,
     /// What it is granted.

@@ -65,7 +65,6 @@ fn view<'a>(seen: &'a Snapshot, grant: &'a Grant) -> View<'a> {
         window: seen.window,
         app: &seen.apps[0],
         domain: &seen.domains[1],
-        cpus: &seen.cpus,
         other: &seen.other,
         grant,
     }

@@ -27,7 +27,8 @@ const METHODS: [(&str, &str); 8] = [
         "wasm-call",
         "`decide` of the same policy, called through the component and as native Rust, interleaved in rounds of 50 calls; \
         medians over rounds. The goal of a Wasm row is 1.3 times its native row plus 300 ns. What binds is not the guest's \
-        arithmetic but handing over the snapshot: a guest allocation per list, and every optional field on its own.",
+        arithmetic but the way in: wasmtime's entry, once for the call, once for each list that is not empty and once to free \
+        an answer's lists, and the guest's own copy of every list with optional fields.",
     ),
     (
         "channel",

@@ -127,7 +127,6 @@ impl PolicySet {
                 window: seen.window,
                 app,
                 domain,
-                cpus: &seen.cpus,
                 other: &seen.other,
                 grant,
             };

@@ -285,8 +285,7 @@ pub struct WasmAllocator {
     start: Start<'static, Vec<wire::App<'static>>>,
     apps: TypedFunc<(Vec<wire::App<'static>>,), ()>,
     limits: SetLimits,
-    decide: TypedFunc<(&'static wire::SnapshotWire,), (wire::Allocation,)>,
-    seen: wire::SnapshotWire,
+    decide: TypedFunc<(wire::Snapshot<'static>,), (wire::Allocation,)>,
     ranges: Vec<wire::OppRange>,
     rules: Rules,
     app_count: usize,
@@ -298,8 +297,7 @@ pub struct WasmTuner {
     start: Start<'static, wire::App<'static>>,
     app: TypedFunc<(wire::App<'static>,), ()>,
     limits: SetLimits,
-    decide: TypedFunc<(&'static wire::ViewWire,), (wire::Choice,)>,
-    seen: wire::ViewWire,
+    decide: TypedFunc<(wire::View<'static>,), (wire::Choice,)>,
     ranges: Vec<wire::OppRange>,
     rules: Rules,
     subnets: usize,
@@ -339,7 +337,6 @@ impl WasmAllocator {
             limits: code.export(&mut guest, "limits")?,
             decide: code.export(&mut guest, "decide")?,
             guest,
-            seen: wire::SnapshotWire::default(),
             ranges: Vec::new(),
             rules: Rules::default(),
             app_count: 0,
@@ -368,7 +365,6 @@ impl WasmTuner {
             limits: code.export(&mut guest, "limits")?,
             decide: code.export(&mut guest, "decide")?,
             guest,
-            seen: wire::ViewWire::room(),
             ranges: Vec::new(),
             rules: Rules::default(),
             subnets: 0,
@@ -428,10 +424,9 @@ impl Allocator for WasmAllocator {
     }
 
     fn decide(&mut self, seen: &Snapshot, out: &mut Allocation) -> Result<(), PolicyError> {
-        self.seen.fill(seen);
-        let func: TypedFunc<(&wire::SnapshotWire,), (wire::Allocation,)> = self.decide;
-        let (answer,) = self.guest.call("decide", &func, (&self.seen,))?;
-        self.rules.allocation(&answer, self.app_count, out).map_err(|reason| self.guest.invalid(reason))
+        let func: TypedFunc<(wire::Snapshot<'_>,), (wire::Allocation,)> = self.decide;
+        let (answer,) = self.guest.call("decide", &func, (seen.into(),))?;
+        self.rules.allocation(answer, self.app_count, out).map_err(|reason| self.guest.invalid(reason))
     }
 }
 
@@ -471,9 +466,8 @@ impl Tuner for WasmTuner {
     }
 
     fn decide(&mut self, seen: &View<'_>) -> Result<AppChoice, PolicyError> {
-        self.seen.fill(seen);
-        let func: TypedFunc<(&wire::ViewWire,), (wire::Choice,)> = self.decide;
-        let (answer,) = self.guest.call("decide", &func, (&self.seen,))?;
+        let func: TypedFunc<(wire::View<'_>,), (wire::Choice,)> = self.decide;
+        let (answer,) = self.guest.call("decide", &func, (seen.into(),))?;
         let choice = AppChoice::from(answer);
         self.rules
             .choice(&choice, seen.grant.domain, self.subnets, self.threads_max)

@@ -7,7 +7,8 @@
 //!
 //! The types come from `policies/wit/policy.wit`. Its rules hold here too: integers only; `None` = not
 //! measured in what a policy sees, "leave as it is" in what it says; no clock, files or randomness, so
-//! that the same calls give the same answers.
+//! that the same calls give the same answers. In Wasm the crate brings the heap as well, for types
+//! aligned to 16 bytes at most: what a call allocates and frees costs a few instructions.
 //!
 //! ```
 //! use policy_sdk::{Allocation, Allocator, App, Board, DomainOrder, Grant, Params, Snapshot};
@@ -41,6 +42,8 @@
 pub mod bindings;
 mod domain;
 mod export;
+#[cfg(target_arch = "wasm32")]
+mod heap;
 pub mod log;
 mod params;
 pub mod testing;

@@ -152,7 +152,6 @@ impl ViewBuilder {
             window_ns: s.window_ns,
             app: AppSample::default(),
             domain: DomainSample::default(),
-            cpus: s.cpus,
             other: s.other,
             grant: Grant::whole(0, app.target),
         })

@@ -44,13 +44,20 @@ impl Share {
         if whole == 0 {
             return;
         }
-        let now = (u128::from(part) * 1_000_000 / u128::from(whole)).min(100_000_000);
-        let w = u128::from(window_ns.min(MEMORY_NS));
-        let mixed = (u128::from(self.0) * (u128::from(MEMORY_NS) - w) + now * w) / u128::from(MEMORY_NS);
-        self.0 = u64::try_from(mixed).unwrap_or(u64::MAX);
+        let now = mul_div(part, 1_000_000, whole).min(100_000_000);
+        let w = window_ns.min(MEMORY_NS);
+        self.0 = (self.0 * (MEMORY_NS - w) + now * w) / MEMORY_NS;
     }
     fn thousandths(self) -> u64 {
         self.0 / 1000
+    }
+}
+
+/// `a * b / c`.
+fn mul_div(a: u64, b: u64, c: u64) -> u64 {
+    match a.checked_mul(b) {
+        Some(product) => product / c,
+        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
     }
 }
 

@@ -117,6 +117,17 @@ struct Arrivals {
     time_ns: u64,
 }
 
+/// The present point and how it does.
+#[derive(Clone, Copy, Debug)]
+struct Present {
+    now_ns: u64,
+    point: Point,
+    /// Median and 95th percentile of the scale.
+    scale: (u64, u64),
+    /// 95th percentile of the waits, and whether inferences arrive together.
+    waits: (u64, bool),
+}
+
 /// See the crate's text.
 #[derive(Debug)]
 pub struct TandemTuner {
@@ -305,6 +316,7 @@ impl TandemTuner {
                 slow: over(done.service_ns),
             });
         }
+        self.window.watch(self.generation);
         if self.settled_ns.is_none() && self.sprint.is_none() && seen.app.queue <= 1 {
             self.settled_ns = Some(seen.at_ns);
         }
@@ -332,7 +344,7 @@ impl TandemTuner {
             self.model.fade(point.subnet);
         }
         let Some(trial) = self.trial else { return };
-        if self.window.count(self.generation) < SAMPLES {
+        if self.window.count() < SAMPLES {
             return;
         }
         self.trial = None;
@@ -371,7 +383,7 @@ impl TandemTuner {
         }
         let held = now_ns.saturating_sub(self.since_ns) >= self.dwell_ns;
         let due = now_ns.saturating_sub(self.reviewed_ns) >= REVIEW_NS;
-        let shown = self.window.count(self.generation) >= SAMPLES || self.reviewed_ns == 0;
+        let shown = self.window.count() >= SAMPLES || self.reviewed_ns == 0;
         if let (Some(scale), true) = (scale, held && due && shown) {
             self.reviewed_ns = now_ns;
             return self.review(now_ns, point, scale);
@@ -415,10 +427,10 @@ impl TandemTuner {
     fn failing(&self, seen: &View, point: Point, scale: Option<(u64, u64)>) -> bool {
         let dropped = seen.app.dropped > 0;
         let median = scale.map(|(median, _)| median);
-        let enough = self.window.count(self.generation) >= SAMPLES;
+        let enough = self.window.count() >= SAMPLES;
         let overrun = median.is_some_and(|m| enough && self.busy(point, m) > 1000);
-        let slow = self.window.among(SLOW_OF, self.generation, |s| s.slow) >= SLOW_MIN;
-        let late = self.window.among(window::KEPT, self.generation, |s| s.late) >= LATE_MIN;
+        let slow = self.window.slow(SLOW_OF) >= SLOW_MIN;
+        let late = self.window.late() >= LATE_MIN;
         dropped || overrun || slow || late
     }
 
@@ -442,15 +454,23 @@ impl TandemTuner {
         self.model.service(p.subnet, p.opp, scale.1).saturating_add(wait_us.saturating_mul(1000))
     }
 
-    /// The lowest OPP at which `subnet` holds `margin` thousandths of the target.
-    fn lowest(&self, subnet: u16, now_ns: u64, now: Point, scale: (u64, u64), margin: u64) -> Option<u16> {
+    /// What other points are predicted from.
+    fn present(&self, now_ns: u64, now: Point, scale: (u64, u64)) -> Present {
         let some = self.model.service(now.subnet, now.opp, scale.0) / 16;
-        let (wait_ns, waited) = match self.busy(now, scale.0) {
+        let waits = match self.busy(now, scale.0) {
             // Overloaded: the wait only tells for how long.
-            1000.. => (0, 0),
-            _ => self.window.waits(now_ns, self.generation, some),
+            1000.. => (0, false),
+            busy => {
+                let (wait_ns, waited) = self.window.waits(now_ns, self.generation, some);
+                (wait_ns, waited > busy.saturating_mul(2))
+            }
         };
-        let waits = (wait_ns, waited > self.busy(now, scale.0).saturating_mul(2));
+        Present { now_ns, point: now, scale, waits }
+    }
+
+    /// The lowest OPP at which `subnet` holds `margin` thousandths of the target.
+    fn lowest(&self, subnet: u16, at: &Present, margin: u64) -> Option<u16> {
+        let Present { now_ns, point: now, scale, waits } = *at;
         let holds = |opp: u16| {
             let p = Point { subnet, opp };
             let in_time = self.target.latency_ns.is_none_or(|target| {
@@ -472,11 +492,13 @@ impl TandemTuner {
     }
 
     /// The best point among `order[from..]`: at the floor with `margin`, at the floor just so, below it.
-    fn best(&self, from: usize, now_ns: u64, now: Point, scale: (u64, u64), margin: u64) -> Option<Point> {
+    fn best(&self, from: usize, present: &Present, margin: u64) -> Option<Point> {
         let at = |floor: bool, margin: u64| {
-            self.order.iter().skip(from).filter(|s| self.meets_floor(**s) == floor).find_map(|s| {
-                self.lowest(*s, now_ns, now, scale, margin).map(|opp| Point { subnet: *s, opp })
-            })
+            self.order
+                .iter()
+                .skip(from)
+                .filter(|s| self.meets_floor(**s) == floor)
+                .find_map(|s| self.lowest(*s, present, margin).map(|opp| Point { subnet: *s, opp }))
         };
         at(true, margin).or_else(|| at(true, 1000)).or_else(|| at(false, margin))
     }
@@ -507,14 +529,17 @@ impl TandemTuner {
             self.since_ns,
             scale.map_or(u64::MAX, |(median, _)| median),
         );
-        let next = scale.and_then(|s| self.best(self.place(point.subnet), now_ns, point, s, DOWN_MARGIN));
+        let next = scale.and_then(|scale| {
+            self.best(self.place(point.subnet), &self.present(now_ns, point, scale), DOWN_MARGIN)
+        });
         self.infeasible = next.is_none();
         self.go(now_ns, next.unwrap_or(cheapest))
     }
 
     /// Weighs a free move: more accuracy, or the same at a lower OPP.
     fn review(&mut self, now_ns: u64, point: Point, scale: (u64, u64)) -> Point {
-        let Some(next) = self.best(0, now_ns, point, scale, UP_MARGIN) else {
+        let present = self.present(now_ns, point, scale);
+        let Some(next) = self.best(0, &present, UP_MARGIN) else {
             return point;
         };
         let (from, to) = (self.place(point.subnet), self.place(next.subnet));
@@ -524,7 +549,7 @@ impl TandemTuner {
             self.trial = Some(Trial { from: point, scale_ns: scale.0 });
             return self.go(now_ns, next);
         }
-        let holds = self.lowest(point.subnet, now_ns, point, scale, 1000).is_some_and(|opp| opp <= point.opp);
+        let holds = self.lowest(point.subnet, &present, 1000).is_some_and(|opp| opp <= point.opp);
         self.infeasible &= !holds;
         point
     }

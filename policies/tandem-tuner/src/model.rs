@@ -81,8 +81,7 @@ impl Model {
 
     /// A service time as a sample of the scale.
     pub fn scale(&self, subnet: u16, opp: u16, service_ns: u64) -> u64 {
-        let scale = u128::from(service_ns) * u128::from(ONE) / u128::from(self.factor(subnet, opp));
-        u64::try_from(scale).unwrap_or(u64::MAX)
+        mul_div(service_ns, ONE, self.factor(subnet, opp))
     }
 
     /// The service time at that point, given the scale.
@@ -132,8 +131,13 @@ impl Model {
     }
 }
 
+/// `a * b / c`, which fits 64 bits but for spans of hours.
 fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    u64::try_from(u128::from(a) * u128::from(b) / u128::from(c.max(1))).unwrap_or(u64::MAX)
+    let c = c.max(1);
+    match a.checked_mul(b) {
+        Some(product) => product / c,
+        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]

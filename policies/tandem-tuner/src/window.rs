@@ -29,12 +29,25 @@ pub struct Sample {
     pub slow: bool,
 }
 
+/// Numbers of one generation, kept up to date.
+#[derive(Clone, Copy, Debug)]
+struct Tally {
+    generation: u32,
+    count: usize,
+    late: usize,
+}
+
 /// The ring.
 #[derive(Debug)]
 pub struct Window {
     ring: [Sample; KEPT],
+    /// Which places of the ring are kept, by rising scale: `len` of them.
+    by_scale: [u8; KEPT],
     next: usize,
     len: usize,
+    tally: Tally,
+    /// Median and 95th percentile of so many recent ones; forgotten when a sample comes or changes.
+    spread: Option<(usize, (u64, u64))>,
 }
 
 impl Window {
@@ -49,15 +62,67 @@ impl Window {
             late: false,
             slow: false,
         };
-        Self { ring: [NONE; KEPT], next: 0, len: 0 }
+        Self {
+            ring: [NONE; KEPT],
+            by_scale: [0; KEPT],
+            next: 0,
+            len: 0,
+            tally: Tally { generation: 0, count: 0, late: 0 },
+            spread: None,
+        }
     }
 
     /// Adds one; the oldest falls out.
     pub fn push(&mut self, sample: Sample) {
-        self.ring[self.next] = sample;
-        self.next = (self.next + 1) % KEPT;
-        self.len = (self.len + 1).min(KEPT);
+        let place = self.next;
+        if self.len == KEPT {
+            let lost = self.ring[place];
+            if lost.generation == self.tally.generation {
+                self.tally.count -= 1;
+                self.tally.late -= usize::from(lost.late);
+            }
+            if let Some(rank) = self.by_scale.iter().position(|p| usize::from(*p) == place) {
+                self.by_scale.copy_within(rank + 1.., rank);
+            }
+            self.len -= 1;
+        }
+        let rank = self.by_scale[..self.len].partition_point(|p| self.at(*p).scale_ns <= sample.scale_ns);
+        self.by_scale.copy_within(rank..self.len, rank + 1);
+        self.by_scale[rank] = u8::try_from(place).unwrap_or(0);
+        self.ring[place] = sample;
+        self.next = (place + 1) % KEPT;
+        self.len += 1;
+        if sample.generation == self.tally.generation {
+            self.tally.count += 1;
+            self.tally.late += usize::from(sample.late);
+        }
+        self.spread = None;
         self.forget_if_changed();
+    }
+
+    fn at(&self, place: u8) -> &Sample {
+        &self.ring[usize::from(place) % KEPT]
+    }
+
+    /// How many came after the sample at that place.
+    fn age(&self, place: u8) -> usize {
+        (self.next + KEPT - 1 - usize::from(place)) % KEPT
+    }
+
+    fn recount(&mut self, generation: u32) {
+        let of_it = self.of(generation);
+        let (count, late) = of_it.fold((0, 0), |(n, late), s| (n + 1, late + usize::from(s.late)));
+        self.tally = Tally { generation, count, late };
+    }
+
+    /// Sorts anew.
+    fn rearrange(&mut self) {
+        for (back, place) in (1..=self.len).zip(&mut self.by_scale) {
+            *place = u8::try_from((self.next + KEPT - back) % KEPT).unwrap_or(0);
+        }
+        let ring = &self.ring;
+        self.by_scale[..self.len].sort_unstable_by_key(|p| ring[usize::from(*p) % KEPT].scale_ns);
+        self.spread = None;
     }
 
     /// Newest first.
@@ -65,12 +130,21 @@ impl Window {
         (1..=self.len).map(|back| &self.ring[(self.next + KEPT - back) % KEPT])
     }
 
-    /// Newest first, without what is too old.
-    fn recent(&self, now_ns: u64) -> impl Iterator<Item = &Sample> {
-        self.newest()
-            .enumerate()
-            .take_while(move |(i, s)| *i < ENOUGH || now_ns.saturating_sub(s.at_ns) <= AGE_NS)
-            .map(|(_, s)| s)
+    /// How many are not too old.
+    fn recent(&self, now_ns: u64) -> usize {
+        let old = |back: usize| {
+            let s = &self.ring[(self.next + KEPT - back) % KEPT];
+            now_ns.saturating_sub(s.at_ns) > AGE_NS
+        };
+        if self.len <= ENOUGH || !old(self.len) {
+            return self.len;
+        }
+        let (mut lo, mut hi) = (ENOUGH, self.len - 1);
+        while lo < hi {
+            let mid = (lo + hi).div_ceil(2);
+            if old(mid) { hi = mid - 1 } else { lo = mid }
+        }
+        lo
     }
 
     /// Newest first, of this generation only.
@@ -78,38 +152,67 @@ impl Window {
         self.newest().filter(move |s| s.generation == generation)
     }
 
-    /// How many of this generation there are.
-    pub fn count(&self, generation: u32) -> usize {
-        self.of(generation).count()
+    /// Keeps the numbers of this generation at hand for [`Window::count`] and [`Window::late`].
+    pub fn watch(&mut self, generation: u32) {
+        if self.tally.generation != generation {
+            self.recount(generation);
+        }
     }
 
-    /// Of the newest `of` of this generation, how many are as `which` says.
-    pub fn among(&self, of: usize, generation: u32, which: impl Fn(&Sample) -> bool) -> usize {
-        self.of(generation).take(of).filter(|s| which(s)).count()
+    /// How many of the watched generation there are.
+    pub fn count(&self) -> usize {
+        self.tally.count
+    }
+
+    /// How many of them are late.
+    pub fn late(&self) -> usize {
+        self.tally.late
+    }
+
+    /// Of the newest `of` of the watched generation, how many are slow.
+    pub fn slow(&self, of: usize) -> usize {
+        self.of(self.tally.generation).take(of).filter(|s| s.slow).count()
+    }
+
+    /// The scale of rank `p` per cent among those of which so many came after: `ages`, which are `n`.
+    fn percentile(&self, p: usize, n: usize, ages: std::ops::Range<usize>) -> Option<u64> {
+        let rank = (n * p).div_ceil(100).checked_sub(1)?;
+        let kept = &self.by_scale[..self.len];
+        let scale = |place: &u8| self.at(*place).scale_ns;
+        if n == self.len {
+            return kept.get(rank).map(scale);
+        }
+        let counts = |place: &&u8| ages.contains(&self.age(**place));
+        // From the nearer end.
+        if rank < n / 2 {
+            kept.iter().filter(counts).nth(rank).map(scale)
+        } else {
+            kept.iter().rev().filter(counts).nth(n - 1 - rank).map(scale)
+        }
     }
 
     /// Forgets all but the newest when they show that conditions changed: [`WORSE`] in a row above
     /// nearly all before them, or [`BETTER`] in a row clearly below the median of those.
     fn forget_if_changed(&mut self) {
-        let mut buffer = [0; KEPT];
-        for (n, worse) in [(WORSE, true), (BETTER, false)] {
-            let before = sort_into(&mut buffer, self.newest().skip(n).map(|s| s.scale_ns));
-            if before.len() < WORSE {
-                continue;
-            }
-            let (median, p95) = (percentile(before, 50).unwrap_or(0), percentile(before, 95).unwrap_or(0));
-            let changed = self.newest().take(n).all(|s| {
-                if worse {
-                    s.scale_ns > p95.saturating_add(p95 / 8)
-                } else {
-                    s.scale_ns < median - median / 5
-                }
-            });
-            if changed {
-                self.len = n;
-                return;
-            }
-        }
+        let before = |n: usize, p: usize| {
+            let count = self.len.checked_sub(n).filter(|count| *count >= WORSE)?;
+            self.percentile(p, count, n..self.len)
+        };
+        let all = |n: usize, which: &dyn Fn(u64) -> bool| self.newest().take(n).all(|s| which(s.scale_ns));
+        let worse =
+            before(WORSE, 95).is_some_and(|p95| all(WORSE, &|scale| scale > p95.saturating_add(p95 / 8)));
+        let better =
+            || before(BETTER, 50).is_some_and(|median| all(BETTER, &|scale| scale < median - median / 5));
+        let newest = if worse {
+            WORSE
+        } else if better() {
+            BETTER
+        } else {
+            return;
+        };
+        self.len = newest;
+        self.rearrange();
+        self.recount(self.tally.generation);
     }
 
     /// Drops what ran under that generation.
@@ -124,17 +227,25 @@ impl Window {
     }
 
     /// Median and 95th percentile of the scale. `None` without samples.
-    pub fn scale(&self, now_ns: u64) -> Option<(u64, u64)> {
-        let mut buffer = [0; KEPT];
-        let sorted = sort_into(&mut buffer, self.recent(now_ns).map(|s| s.scale_ns));
-        Some((percentile(sorted, 50)?, percentile(sorted, 95)?))
+    pub fn scale(&mut self, now_ns: u64) -> Option<(u64, u64)> {
+        let recent = self.recent(now_ns);
+        match self.spread {
+            Some((of, spread)) if of == recent => Some(spread),
+            _ => {
+                let spread =
+                    (self.percentile(50, recent, 0..recent)?, self.percentile(95, recent, 0..recent)?);
+                self.spread = Some((recent, spread));
+                Some(spread)
+            }
+        }
     }
 
     /// 95th percentile of the waits of this generation, and the share of its inferences, in
     /// thousandths, that waited longer than `longer_ns`. 0 without samples.
     pub fn waits(&self, now_ns: u64, generation: u32, longer_ns: u64) -> (u64, u64) {
+        let of_it = |s: &&Sample| s.generation == generation && s.fair;
+        let waits = self.newest().take(self.recent(now_ns)).filter(of_it).map(|s| s.wait_ns);
         let mut buffer = [0; KEPT];
-        let waits = self.recent(now_ns).filter(|s| s.generation == generation && s.fair).map(|s| s.wait_ns);
         let sorted = sort_into(&mut buffer, waits);
         let waited = sorted.iter().filter(|w| **w > longer_ns).count() as u64;
         let share = waited * 1000 / (sorted.len() as u64).max(1);
@@ -144,7 +255,7 @@ impl Window {
     /// Median scale of this generation.
     pub fn median_of(&self, now_ns: u64, generation: u32) -> Option<u64> {
         let mut buffer = [0; KEPT];
-        let of_it = self.recent(now_ns).filter(|s| s.generation == generation);
+        let of_it = self.newest().take(self.recent(now_ns)).filter(|s| s.generation == generation);
         percentile(sort_into(&mut buffer, of_it.map(|s| s.scale_ns)), 50)
     }
 
@@ -153,6 +264,7 @@ impl Window {
         for s in self.ring.iter_mut().filter(|s| s.generation == generation) {
             s.scale_ns = s.scale_ns.saturating_mul(mul) / div.max(1);
         }
+        self.rearrange();
     }
 }
 
@@ -179,6 +291,55 @@ mod tests {
 
     fn sample(scale_ns: u64) -> Sample {
         Sample { scale_ns, ..Sample::default() }
+    }
+
+    fn count(w: &mut Window, generation: u32) -> usize {
+        w.watch(generation);
+        w.count()
+    }
+
+    /// What is kept up to date is what counting and sorting anew would give.
+    #[test]
+    fn numbers_kept_up_to_date_are_those_of_counting_anew() {
+        let mut w = Window::new();
+        let mut random = 1_u64;
+        let mut below = |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % n
+        };
+        let mut generation = 1;
+        for tick in 0..20_000_u64 {
+            let now_ns = tick * 60_000_000;
+            // Conditions change now and then, and values repeat.
+            let scale_ns = 100 + below(20) + 100 * (tick / 300 % 3);
+            let (fair, late, slow) = (below(3) > 0, below(9) == 0, below(7) == 0);
+            if below(4) > 0 {
+                let generation = generation - u32::from(below(5) == 0);
+                w.push(Sample { at_ns: now_ns, generation, scale_ns, wait_ns: below(50), fair, late, slow });
+            }
+            match below(200) {
+                0 => w.rescale(generation, 3, 2),
+                1 => w.drop_generation(generation),
+                2 => generation += 1,
+                _ => {}
+            }
+            w.watch(generation);
+            let of_it: Vec<&Sample> = w.of(generation).collect();
+            assert_eq!(w.count(), of_it.len());
+            assert_eq!(w.late(), of_it.iter().filter(|s| s.late).count());
+            let recent =
+                w.newest().enumerate().take_while(|(i, s)| *i < ENOUGH || now_ns - s.at_ns <= AGE_NS);
+            let mut buffer = [0; KEPT];
+            let sorted = sort_into(&mut buffer, recent.map(|(_, s)| s.scale_ns));
+            let expected = percentile(sorted, 50).zip(percentile(sorted, 95));
+            assert_eq!(w.scale(now_ns), expected, "tick {tick}");
+            for n in [WORSE, BETTER] {
+                let sorted = sort_into(&mut buffer, w.newest().skip(n).map(|s| s.scale_ns));
+                for p in [50, 95] {
+                    assert_eq!(w.percentile(p, sorted.len(), n..w.len), percentile(sorted, p), "tick {tick}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -209,7 +370,7 @@ mod tests {
             w.push(sample(10));
         }
         let late = AGE_NS + 1;
-        assert_eq!(w.recent(late).count(), ENOUGH);
+        assert_eq!(w.recent(late), ENOUGH);
         for _ in 0..ENOUGH {
             w.push(Sample { at_ns: late, ..sample(9) });
         }
@@ -246,7 +407,7 @@ mod tests {
         w.rescale(2, 1000, 2000);
         assert_eq!((w.median_of(0, 1), w.median_of(0, 2)), (Some(1000), Some(500)));
         w.drop_generation(1);
-        assert_eq!((w.count(1), w.count(2), w.scale(0)), (0, 1, Some((500, 500))));
+        assert_eq!((count(&mut w, 1), count(&mut w, 2), w.scale(0)), (0, 1, Some((500, 500))));
     }
 
     #[test]
@@ -255,6 +416,6 @@ mod tests {
         for i in 0..(KEPT as u64 * 2) {
             w.push(Sample { generation: u32::from(i >= KEPT as u64), ..sample(1000) });
         }
-        assert_eq!((w.count(1), w.count(0)), (KEPT, 0));
+        assert_eq!((count(&mut w, 1), count(&mut w, 0)), (KEPT, 0));
     }
 }

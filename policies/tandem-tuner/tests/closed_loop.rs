@@ -195,7 +195,6 @@ impl Plant {
                 finished_more: 0,
             },
             domain: DomainSample { opp: self.has_clock.then_some(self.opp), ..DomainSample::default() },
-            cpus: vec![],
             other: OtherSample::default(),
             grant: Grant::whole(0, self.app.target),
         };

@@ -2,7 +2,10 @@
 //! what it finds in its memory.
 
 use super::*;
+use crate::policy;
 use crate::policy::wasm::wire::Slo;
+use crate::snapshot as ours;
+use crate::units::{AppSlot, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex, Util};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
@@ -51,6 +54,10 @@ mod derived {
         value: Option<i64>, "value";
         age_ns: u64, "age-ns";
     });
+    record!(OtherSample of super::OtherSample {
+        run_ns: Option<u64>, "run-ns";
+        runq_delay_ns: Option<u64>, "runq-delay-ns";
+    });
     record!(Grant of super::Grant {
         domain: u16, "domain";
         cores: u8, "cores";
@@ -78,8 +85,8 @@ mod derived {
         finished_more: u32,
     }
 
-    impl From<&super::AppSample> for AppSample {
-        fn from(p: &super::AppSample) -> Self {
+    impl From<&super::AppSample<'_>> for AppSample {
+        fn from(p: &super::AppSample<'_>) -> Self {
             Self {
                 subnet: p.subnet,
                 run_ns: p.run_ns,
@@ -88,8 +95,36 @@ mod derived {
                 in_flight_ns: p.in_flight_ns,
                 arrived: p.arrived,
                 dropped: p.dropped,
-                finished: p.finished.iter().map(Done::from).collect(),
+                finished: p.finished.items.iter().map(|d| Done::from(&super::Done::from(d))).collect(),
                 finished_more: p.finished_more,
+            }
+        }
+    }
+
+    #[derive(ComponentType, Lower, Clone)]
+    #[component(record)]
+    pub struct View {
+        tick: u64,
+        #[component(name = "at-ns")]
+        at_ns: u64,
+        #[component(name = "window-ns")]
+        window_ns: u64,
+        app: AppSample,
+        domain: DomainSample,
+        other: OtherSample,
+        grant: Grant,
+    }
+
+    impl From<&super::View<'_>> for View {
+        fn from(v: &super::View<'_>) -> Self {
+            Self {
+                tick: v.tick,
+                at_ns: v.at_ns,
+                window_ns: v.window_ns,
+                app: (&v.app).into(),
+                domain: (&v.domain).into(),
+                other: (&v.other).into(),
+                grant: (&v.grant).into(),
             }
         }
     }
@@ -128,22 +163,29 @@ fn echo(record: &str) -> Vec<u8> {
     wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
-fn seen<R: Lower>(component: &[u8], what: &[R]) -> Vec<u8> {
+fn seen<L: Lower>(component: &[u8], what: L) -> Vec<u8> {
     let engine = Engine::default();
     let component = Component::new(&engine, component).unwrap();
     let mut store = Store::new(&engine, ());
     let instance = Linker::new(&engine).instantiate(&mut store, &component).unwrap();
-    let see = instance.get_typed_func::<(&[R],), (Vec<u8>,)>(&mut store, "see").unwrap();
+    let see = instance.get_typed_func::<(L,), (Vec<u8>,)>(&mut store, "see").unwrap();
     see.call(&mut store, (what,)).unwrap().0
 }
 
+/// Samples `O` as records `R` against the derived `D`.
 #[track_caller]
-fn same<R: Lower, D: Lower + for<'a> From<&'a R>>(record: &str, what: &[R]) {
+fn same<'a, O, R, D>(record: &str, what: &'a [O])
+where
+    O: Send + Sync,
+    R: Packed + From<&'a O>,
+    D: Lower + for<'r> From<&'r R>,
+{
     let component = echo(record);
-    let expected = seen(&component, &what.iter().map(D::from).collect::<Vec<_>>());
+    let derived: Vec<D> = what.iter().map(|sample| D::from(&R::from(sample))).collect();
+    let expected = seen(&component, derived);
     assert!(expected.len() >= D::SIZE32 * what.len());
     assert!(expected.iter().filter(|byte| **byte != 0).count() > what.len(), "there is something to compare");
-    assert_eq!(seen(&component, what), expected, "{record}");
+    assert_eq!(seen(&component, List::<O, R>::new(what)), expected, "{record}");
 }
 
 /// Numbers that differ in every byte.
@@ -151,59 +193,96 @@ const N16: u16 = 0x1223;
 const N32: u32 = 0x3445_5667;
 const N64: u64 = 0x7889_9aab_bccd_dee1;
 
+fn done() -> ours::Done {
+    ours::Done {
+        subnet: SubnetIndex(N16),
+        seq: N64,
+        latency: Nanos(N64 + 1),
+        service: Nanos(N64 + 2),
+        confidence: N16 + 1,
+    }
+}
+
+fn app() -> ours::AppSample {
+    ours::AppSample {
+        slot: AppSlot(0),
+        subnet: Some(SubnetIndex(N16)),
+        run: Some(Nanos(N64)),
+        runq_delay: None,
+        queue: N32,
+        in_flight: Some(Nanos(N64 + 1)),
+        arrived: N32 + 1,
+        dropped: N32 + 2,
+        done: vec![done(); 3],
+        done_more: N32 + 3,
+    }
+}
+
 #[test]
 fn every_sample_is_lowered_as_the_derived_code_does() {
-    let cpu = CpuSample {
-        busy: Some(N16),
+    let cpu = ours::CpuSample {
+        busy: Some(Util(N16)),
         switches: Some(N32),
         wakeups: Some(N32 + 1),
         migrations: Some(N32 + 2),
-        runq_delay_ns: Some(N64),
-        idle_ns: Some(N64 + 1),
+        runq_delay: Some(Nanos(N64)),
+        idle: Some(Nanos(N64 + 1)),
     };
-    let blind = CpuSample { busy: None, switches: None, wakeups: None, runq_delay_ns: None, ..cpu };
-    same::<CpuSample, derived::CpuSample>("cpu-sample", &[cpu, blind, cpu]);
+    let blind = ours::CpuSample { busy: None, switches: None, wakeups: None, runq_delay: None, ..cpu };
+    same::<_, CpuSample, derived::CpuSample>("cpu-sample", &[cpu, blind, cpu]);
 
-    let domain = DomainSample {
-        opp: Some(N16),
-        util: Some(N16 + 1),
+    let domain = ours::DomainSample {
+        opp: Some(OppIndex(N16)),
+        util: Some(Util(N16 + 1)),
         cap: None,
-        power_mw: Some(N32),
+        power: Some(Milliwatts(N32)),
         transitions: Some(N32 + 1),
     };
-    let capped = DomainSample { opp: None, cap: Some(N16 + 2), power_mw: None, ..domain };
-    same::<DomainSample, derived::DomainSample>("domain-sample", &[domain, capped, domain]);
+    let capped = ours::DomainSample { opp: None, cap: Some(OppIndex(N16 + 2)), power: None, ..domain };
+    same::<_, DomainSample, derived::DomainSample>("domain-sample", &[domain, capped, domain]);
 
-    let signal = SignalSample { value: Some(-3), age_ns: N64 };
-    same::<SignalSample, derived::SignalSample>(
-        "signal-sample",
-        &[signal, SignalSample { value: None, ..signal }],
-    );
+    let signal = ours::SignalSample { value: Some(-3), age: Nanos(N64) };
+    let dead = ours::SignalSample { value: None, ..signal };
+    same::<_, SignalSample, derived::SignalSample>("signal-sample", &[signal, dead]);
 
-    let grant = Grant {
-        domain: N16,
+    let other = ours::OtherSample { run: Some(Nanos(N64)), runq_delay: None };
+    same::<_, OtherSample, derived::OtherSample>("other-sample", &[other, other]);
+
+    let grant = policy::Grant {
+        domain: DomainId(N16),
         cores: 0x77,
         weight: N16 + 1,
-        power_mw: Some(N32),
-        target: Slo { latency_ns: Some(N64), top1: Some(N16 + 2) },
+        power: Some(Milliwatts(N32)),
+        target: policy::Slo { latency: Some(Nanos(N64)), top1: Some(CentiPercent(N16 + 2)) },
     };
-    let free = Grant { power_mw: None, target: Slo::default(), ..grant };
-    same::<Grant, derived::Grant>("grant", &[grant, free, grant]);
+    let free = policy::Grant { power: None, target: policy::Slo { latency: None, top1: None }, ..grant };
+    same::<_, Grant, derived::Grant>("grant", &[grant, free, grant]);
 
-    let done = Done { subnet: N16, seq: N64, latency_ns: N64 + 1, service_ns: N64 + 2, confidence: N16 + 1 };
-    same::<Done, derived::Done>("done", &[done, Done { subnet: 1, ..done }]);
+    same::<_, Done, derived::Done>("done", &[done(), ours::Done { subnet: SubnetIndex(1), ..done() }]);
 
-    let app = AppSample {
-        subnet: Some(N16),
-        run_ns: Some(N64),
-        runq_delay_ns: None,
-        queue: N32,
-        in_flight_ns: Some(N64 + 1),
-        arrived: N32 + 1,
-        dropped: N32 + 2,
-        finished: vec![done; 3],
-        finished_more: N32 + 3,
+    let slow = ours::AppSample { done: vec![done()], subnet: None, ..app() };
+    let apps = [app(), slow, app()];
+    same::<_, AppSample<'_>, derived::AppSample>("app-sample", &apps);
+
+    let view = |app, grant| policy::View {
+        tick: N64,
+        at: Nanos(N64 + 1),
+        window: Nanos(N64 + 2),
+        app,
+        domain: &domain,
+        other: &other,
+        grant,
     };
-    let silent = AppSample { finished: Vec::new(), subnet: None, ..app.clone() };
-    same::<AppSample, derived::AppSample>("app-sample", &[app.clone(), silent, app]);
+    let views = [view(&apps[0], &grant), view(&apps[1], &free)];
+    same::<_, View<'_>, derived::View>("view", &views);
+}
+
+#[test]
+fn an_empty_list_asks_the_guest_for_no_room() {
+    let idle = ours::AppSample { done: Vec::new(), ..app() };
+    let component = echo("app-sample");
+    let one = seen(&component, List::<_, AppSample<'_>>::new(&[idle]));
+    assert_eq!(one.len(), AppSample::SIZE32, "the record alone");
+    assert_eq!(one[76..80], [0; 4], "the length of `finished`");
+    assert!(seen(&component, List::<_, AppSample<'_>>::new(&[])).is_empty());
 }

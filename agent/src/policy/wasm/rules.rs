@@ -4,7 +4,7 @@
 
 use super::wire;
 use crate::board::Board;
-use crate::policy::{Allocation, AppChoice, Grant};
+use crate::policy::{Allocation, AppChoice, DomainOrder, Grant};
 use crate::units::{DomainId, OppIndex};
 use std::ops::RangeInclusive;
 
@@ -57,31 +57,38 @@ impl Rules {
     /// Checks an allocator's answer and writes it to `out`, whose buffers are kept.
     pub fn allocation(
         &self,
-        said: &wire::Allocation,
+        said: wire::Allocation,
         apps: usize,
         out: &mut Allocation,
     ) -> Result<(), String> {
-        let orders = said.domains.of_length(self.domains.len()).map_err(|length| {
-            format!("`domains` has {length} elements, the board has {} domains", self.domains.len())
-        })?;
-        let grants = said
-            .grants
-            .of_length(apps)
-            .map_err(|length| format!("`grants` has {length} elements, there are {apps} applications"))?;
-        out.domains.clear();
-        for (rule, order) in self.domains.iter().zip(orders) {
-            let order = crate::policy::DomainOrder::from(*order);
+        let wire::Allocation { domains, grants } = said;
+        domains.of_length(self.domains.len(), |orders| self.orders(orders, &mut out.domains)).map_err(
+            |length| format!("`domains` has {length} elements, the board has {} domains", self.domains.len()),
+        )??;
+        grants
+            .of_length(apps, |grants| self.grants(grants, &mut out.grants))
+            .map_err(|length| format!("`grants` has {length} elements, there are {apps} applications"))?
+    }
+
+    fn orders(&self, said: &[wire::DomainOrder], out: &mut Vec<DomainOrder>) -> Result<(), String> {
+        out.clear();
+        for (rule, order) in self.domains.iter().zip(said) {
+            let order = DomainOrder::from(*order);
             rule.opp("`ask`", order.ask)?;
             rule.opp("`cap`", order.cap)?;
-            out.domains.push(order);
+            out.push(order);
         }
-        out.grants.clear();
-        for (index, grant) in grants.iter().enumerate() {
+        Ok(())
+    }
+
+    fn grants(&self, said: &[Option<wire::Grant>], out: &mut Vec<Option<Grant>>) -> Result<(), String> {
+        out.clear();
+        for (index, grant) in said.iter().enumerate() {
             let grant = grant.map(Grant::from);
             if let Some(grant) = &grant {
                 self.grant(grant).map_err(|rule| format!("grant of application {index}: {rule}"))?;
             }
-            out.grants.push(grant);
+            out.push(grant);
         }
         Ok(())
     }

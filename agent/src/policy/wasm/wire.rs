@@ -1,15 +1,17 @@
 //! `policies/wit/policy.wit` as Rust types, and ours turned into them.
 //!
 //! wasmtime compares these types with a component's at load, so one that drifts from the WIT is refused,
-//! not misread. What a `decide` sees is kept in buffers ([`SnapshotWire`], [`ViewWire`]) that are filled
-//! anew each tick and grow only when applications come; how the samples in them are lowered is in
-//! `lower.rs`.
+//! not misread. What a `decide` sees ([`Snapshot`], [`View`]) borrows our samples; they are converted
+//! while they are written into the guest's memory (`lower.rs`).
 
-use super::lift::ArrayList;
+use super::lift::{Kept, KeptList};
+use super::lower::List;
 use crate::board;
 use crate::policy::{self, Limits};
 use crate::snapshot as ours;
 use crate::units::{self, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
+use std::cell::RefCell;
+use std::thread::LocalKey;
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 /// Domains a board may have, as far as policies are concerned.
@@ -163,9 +165,9 @@ pub struct Done {
     pub confidence: u16,
 }
 
-#[derive(ComponentType, Clone, Debug, Default)]
+#[derive(ComponentType, Clone, Copy, Debug)]
 #[component(record)]
-pub struct AppSample {
+pub struct AppSample<'a> {
     pub subnet: Option<u16>,
     #[component(name = "run-ns")]
     pub run_ns: Option<u64>,
@@ -176,18 +178,18 @@ pub struct AppSample {
     pub in_flight_ns: Option<u64>,
     pub arrived: u32,
     pub dropped: u32,
-    pub finished: Vec<Done>,
+    pub finished: List<'a, ours::Done, Done>,
     #[component(name = "finished-more")]
     pub finished_more: u32,
 }
 
-#[derive(ComponentType, Lower, Clone, Copy, Debug, Default)]
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
 #[component(record)]
 pub struct OtherSample {
     #[component(name = "run-ns")]
-    run_ns: Option<u64>,
+    pub run_ns: Option<u64>,
     #[component(name = "runq-delay-ns")]
-    runq_delay_ns: Option<u64>,
+    pub runq_delay_ns: Option<u64>,
 }
 
 #[derive(ComponentType, Clone, Copy, Debug)]
@@ -198,20 +200,20 @@ pub struct SignalSample {
     pub age_ns: u64,
 }
 
-/// What an allocator sees; a buffer.
-#[derive(ComponentType, Lower, Clone, Debug, Default)]
+/// What an allocator sees.
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
 #[component(record)]
-pub struct SnapshotWire {
+pub struct Snapshot<'a> {
     tick: u64,
     #[component(name = "at-ns")]
     at_ns: u64,
     #[component(name = "window-ns")]
     window_ns: u64,
-    cpus: Vec<CpuSample>,
-    domains: Vec<DomainSample>,
-    apps: Vec<AppSample>,
+    cpus: List<'a, ours::CpuSample, CpuSample>,
+    domains: List<'a, ours::DomainSample, DomainSample>,
+    apps: List<'a, ours::AppSample, AppSample<'a>>,
     other: OtherSample,
-    signals: Vec<SignalSample>,
+    signals: List<'a, ours::SignalSample, SignalSample>,
 }
 
 #[derive(ComponentType, Lift, Clone, Copy, Debug, Default)]
@@ -232,27 +234,45 @@ pub struct DomainOrder {
     cap: Option<u16>,
 }
 
-#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[derive(ComponentType, Lift, Debug)]
 #[component(record)]
 pub struct Allocation {
-    pub domains: ArrayList<DomainOrder, MAX_DOMAINS>,
-    pub grants: ArrayList<Option<Grant>, { channel::MAX_RUNNERS }>,
+    pub domains: KeptList<DomainOrder>,
+    pub grants: KeptList<Option<Grant>>,
 }
 
-/// What a tuner sees; a buffer.
-#[derive(ComponentType, Lower, Clone, Debug, Default)]
+thread_local! {
+    static ORDERS: RefCell<Vec<DomainOrder>> = const { RefCell::new(Vec::new()) };
+    static GRANTS: RefCell<Vec<Option<Grant>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Kept for DomainOrder {
+    const MOST: usize = MAX_DOMAINS;
+    fn buffer() -> &'static LocalKey<RefCell<Vec<Self>>> {
+        &ORDERS
+    }
+}
+
+impl Kept for Option<Grant> {
+    const MOST: usize = channel::MAX_RUNNERS;
+    fn buffer() -> &'static LocalKey<RefCell<Vec<Self>>> {
+        &GRANTS
+    }
+}
+
+/// What a tuner sees.
+#[derive(ComponentType, Clone, Copy, Debug)]
 #[component(record)]
-pub struct ViewWire {
-    tick: u64,
+pub struct View<'a> {
+    pub tick: u64,
     #[component(name = "at-ns")]
-    at_ns: u64,
+    pub at_ns: u64,
     #[component(name = "window-ns")]
-    window_ns: u64,
-    app: AppSample,
-    domain: DomainSample,
-    cpus: Vec<CpuSample>,
-    other: OtherSample,
-    grant: Grant,
+    pub window_ns: u64,
+    pub app: AppSample<'a>,
+    pub domain: DomainSample,
+    pub other: OtherSample,
+    pub grant: Grant,
 }
 
 #[derive(ComponentType, Lift, Clone, Copy, Debug)]
@@ -316,12 +336,6 @@ impl<'a> App<'a> {
 
 pub fn params(of: &[policy::Param]) -> Vec<Param<'_>> {
     of.iter().map(|(key, value)| Param { key, value }).collect()
-}
-
-/// Refills a buffer; allocates only if it must grow.
-fn refill<'a, T: 'a, W: From<&'a T>>(buffer: &mut Vec<W>, from: &'a [T]) {
-    buffer.clear();
-    buffer.extend(from.iter().map(W::from));
 }
 
 pub fn ranges(buffer: &mut Vec<OppRange>, limits: &Limits) {
@@ -426,53 +440,47 @@ impl From<Choice> for policy::AppChoice {
     }
 }
 
-impl AppSample {
-    fn fill(&mut self, from: &ours::AppSample) {
-        self.subnet = from.subnet.map(|s| s.0);
-        self.run_ns = from.run.map(|n| n.0);
-        self.runq_delay_ns = from.runq_delay.map(|n| n.0);
-        self.queue = from.queue;
-        self.in_flight_ns = from.in_flight.map(|n| n.0);
-        self.arrived = from.arrived;
-        self.dropped = from.dropped;
-        refill(&mut self.finished, &from.done);
-        self.finished_more = from.done_more;
-    }
-
-    fn room() -> Self {
-        Self { finished: Vec::with_capacity(ours::DONE_KEPT), ..Self::default() }
-    }
-}
-
-impl SnapshotWire {
-    pub fn fill(&mut self, from: &ours::Snapshot) {
-        self.tick = from.tick;
-        self.at_ns = from.at.0;
-        self.window_ns = from.window.0;
-        refill(&mut self.cpus, &from.cpus);
-        refill(&mut self.domains, &from.domains);
-        self.apps.resize_with(from.apps.len(), AppSample::room);
-        for (to, app) in self.apps.iter_mut().zip(&from.apps) {
-            to.fill(app);
+impl<'a> From<&'a ours::AppSample> for AppSample<'a> {
+    fn from(a: &'a ours::AppSample) -> Self {
+        Self {
+            subnet: a.subnet.map(|s| s.0),
+            run_ns: a.run.map(|n| n.0),
+            runq_delay_ns: a.runq_delay.map(|n| n.0),
+            queue: a.queue,
+            in_flight_ns: a.in_flight.map(|n| n.0),
+            arrived: a.arrived,
+            dropped: a.dropped,
+            finished: List::new(&a.done),
+            finished_more: a.done_more,
         }
-        self.other = (&from.other).into();
-        refill(&mut self.signals, &from.signals);
     }
 }
 
-impl ViewWire {
-    pub fn room() -> Self {
-        Self { app: AppSample::room(), ..Self::default() }
+impl<'a> From<&'a ours::Snapshot> for Snapshot<'a> {
+    fn from(s: &'a ours::Snapshot) -> Self {
+        Self {
+            tick: s.tick,
+            at_ns: s.at.0,
+            window_ns: s.window.0,
+            cpus: List::new(&s.cpus),
+            domains: List::new(&s.domains),
+            apps: List::new(&s.apps),
+            other: (&s.other).into(),
+            signals: List::new(&s.signals),
+        }
     }
+}
 
-    pub fn fill(&mut self, from: &policy::View<'_>) {
-        self.tick = from.tick;
-        self.at_ns = from.at.0;
-        self.window_ns = from.window.0;
-        self.app.fill(from.app);
-        self.domain = from.domain.into();
-        refill(&mut self.cpus, from.cpus);
-        self.other = from.other.into();
-        self.grant = from.grant.into();
+impl<'a> From<&policy::View<'a>> for View<'a> {
+    fn from(v: &policy::View<'a>) -> Self {
+        Self {
+            tick: v.tick,
+            at_ns: v.at.0,
+            window_ns: v.window.0,
+            app: v.app.into(),
+            domain: v.domain.into(),
+            other: v.other.into(),
+            grant: v.grant.into(),
+        }
     }
 }
