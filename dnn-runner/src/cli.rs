@@ -23,6 +23,10 @@ pub enum Command {
     Bench(Bench),
     /// Measure each sub-network's accuracy on the data set's test split
     Measure(Measure),
+    /// Measure each sub-network's time on this machine, and write the table that the manager uses
+    Profile(Profile),
+    /// Write a sub-network as an ONNX file
+    Export(Export),
 }
 
 /// Running.
@@ -135,6 +139,40 @@ pub struct Measure {
     /// Also write JSON here
     #[arg(long, value_name = "FILE.json")]
     pub json: Option<PathBuf>,
+}
+
+/// `profile`
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// Manifest of the network
+    #[arg(long)]
+    pub model: PathBuf,
+    /// The table; a broken-off run goes on from what it holds
+    #[arg(long, value_name = "FILE.toml")]
+    pub out: PathBuf,
+    /// Thread counts
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: Vec<u8>,
+    /// Images of a frame
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batches: Vec<u16>,
+    /// Measure although others are at work
+    #[arg(long)]
+    pub noisy: bool,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Manifest of the network
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Which sub-network
+    #[arg(long)]
+    pub subnet: String,
+    /// Where to
+    #[arg(long, value_name = "FILE.onnx")]
+    pub out: PathBuf,
 }
 
 /// Images of a frame.

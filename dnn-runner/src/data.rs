@@ -51,10 +51,13 @@ pub enum Split {
 
 impl Images {
     /// A split of Fashion-MNIST (or of anything laid out like it) from its gzipped IDX files.
-    pub fn from_idx(folder: &Path, split: Split, (height, width): (usize, usize)) -> Result<Self, DataError> {
+    pub fn from_idx(folder: &Path, split: Split, (height, width, channels): (usize, usize, usize)) -> Result<Self, DataError> {
         let stem = if split == Split::Train { "train" } else { "t10k" };
         let images = folder.join(format!("{stem}-images-idx3-ubyte.gz"));
         let labels = folder.join(format!("{stem}-labels-idx1-ubyte.gz"));
+        if channels != 1 {
+            return Err(refuse(&images, format!("gray images; the network takes {channels} channels")));
+        }
         let (dims, pixels) = read_idx(&images, 3)?;
         if dims[1..] != [height, width] {
             return Err(refuse(
@@ -69,24 +72,24 @@ impl Images {
         if dims[0] == 0 {
             return Err(refuse(&images, "no images; at least one".into()));
         }
-        Ok(Self { pixels, labels: Some(classes), size: height * width })
+        Ok(Self { pixels, labels: Some(classes), size: height * width * channels })
     }
 
-    /// All PNG and PGM files of a folder, by name; 8-bit grayscale (or what converts to it), unlabelled.
-    pub fn from_folder(folder: &Path, (height, width): (usize, usize)) -> Result<Self, DataError> {
+    /// All JPEG, PNG, PGM and PPM files of a folder, by name; 8-bit gray or colour as the network takes (or what converts to it), unlabelled.
+    pub fn from_folder(folder: &Path, (height, width, channels): (usize, usize, usize)) -> Result<Self, DataError> {
         let unreadable = |source| DataError::Read { path: folder.to_owned(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
             if path
                 .extension()
-                .is_some_and(|e| e.eq_ignore_ascii_case("png") || e.eq_ignore_ascii_case("pgm"))
+                .is_some_and(|e| ["jpg", "jpeg", "png", "pgm", "ppm"].iter().any(|known| e.eq_ignore_ascii_case(known)))
             {
                 files.push(path);
             }
         }
         files.sort();
-        let mut pixels = Vec::with_capacity(files.len() * height * width);
+        let mut pixels = Vec::with_capacity(files.len() * height * width * channels);
         for file in &files {
             let mut reader = image::ImageReader::open(file)
                 .and_then(image::ImageReader::with_guessed_format)
@@ -99,12 +102,16 @@ impl Images {
                 let (h, w) = (picture.height(), picture.width());
                 return Err(refuse(file, format!("{h} x {w}; the network takes {height} x {width}")));
             }
-            pixels.extend_from_slice(picture.to_luma8().as_raw());
+            if channels == 1 {
+                pixels.extend_from_slice(picture.to_luma8().as_raw());
+            } else {
+                pixels.extend_from_slice(picture.to_rgb8().as_raw());
+            }
         }
         if files.is_empty() {
-            return Err(refuse(folder, "no .png or .pgm file; at least one".into()));
+            return Err(refuse(folder, "no .jpg, .png, .pgm or .ppm file; at least one".into()));
         }
-        Ok(Self { pixels, labels: None, size: height * width })
+        Ok(Self { pixels, labels: None, size: height * width * channels })
     }
 
     /// How many; never 0.
@@ -174,13 +181,13 @@ mod tests {
 
     fn refused(images: &[u8], labels: &[u8]) -> String {
         let dir = lay(images, labels);
-        Images::from_idx(dir.path(), Split::Test, (2, 3)).unwrap_err().to_string()
+        Images::from_idx(dir.path(), Split::Test, (2, 3, 1)).unwrap_err().to_string()
     }
 
     #[test]
     fn idx_files_are_read_and_go_round() {
         let dir = lay(&IMAGES, &LABELS);
-        let images = Images::from_idx(dir.path(), Split::Test, (2, 3)).unwrap();
+        let images = Images::from_idx(dir.path(), Split::Test, (2, 3, 1)).unwrap();
         assert_eq!(images.count(), 2);
         assert_eq!(images.get(0), (&[1, 2, 3, 4, 5, 6][..], Some(4)));
         assert_eq!(images.get(3), (&[7, 8, 9, 10, 11, 12][..], Some(7)));
@@ -203,14 +210,14 @@ mod tests {
         let path = dir.path().join("t10k-images-idx3-ubyte.gz");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
-        let error = Images::from_idx(dir.path(), Split::Test, (2, 3)).unwrap_err();
+        let error = Images::from_idx(dir.path(), Split::Test, (2, 3, 1)).unwrap_err();
         assert!(matches!(error, DataError::Read { .. }), "{error}");
     }
 
     #[test]
     fn images_of_another_size_than_the_network_takes_are_refused() {
         let dir = lay(&IMAGES, &LABELS);
-        let error = Images::from_idx(dir.path(), Split::Test, (28, 28)).unwrap_err().to_string();
+        let error = Images::from_idx(dir.path(), Split::Test, (28, 28, 1)).unwrap_err().to_string();
         assert!(error.contains("images of 2 x 3; the network takes 28 x 28"), "{error}");
     }
 
@@ -220,17 +227,20 @@ mod tests {
         std::fs::write(dir.path().join("b.pgm"), b"P5 3 2 255\n\x01\x02\x03\x04\x05\x06").unwrap();
         image::GrayImage::from_raw(3, 2, vec![9; 6]).unwrap().save(dir.path().join("a.png")).unwrap();
         std::fs::write(dir.path().join("notes.txt"), b"no picture").unwrap();
-        let images = Images::from_folder(dir.path(), (2, 3)).unwrap();
+        let images = Images::from_folder(dir.path(), (2, 3, 1)).unwrap();
         assert_eq!(images.count(), 2);
         assert_eq!(images.get(0), (&[9; 6][..], None));
         assert_eq!(images.get(1), (&[1, 2, 3, 4, 5, 6][..], None));
+        // The same in colour: gray goes to all three channels.
+        let images = Images::from_folder(dir.path(), (2, 3, 3)).unwrap();
+        assert_eq!(&images.get(1).0[..6], &[1, 1, 1, 2, 2, 2]);
     }
 
     #[test]
     fn a_folder_with_a_wrong_picture_or_none_is_refused_with_the_rule() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = || Images::from_folder(dir.path(), (28, 28)).unwrap_err().to_string();
-        assert!(refused().contains("no .png or .pgm file"));
+        let refused = || Images::from_folder(dir.path(), (28, 28, 1)).unwrap_err().to_string();
+        assert!(refused().contains("no .jpg, .png, .pgm or .ppm file"));
         let file = dir.path().join("x.pgm");
         std::fs::write(&file, b"P5 3 2 255\n\x01\x02\x03\x04\x05\x06").unwrap();
         assert!(refused().contains("x.pgm: 2 x 3; the network takes 28 x 28"));

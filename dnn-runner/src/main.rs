@@ -5,12 +5,15 @@ use anyhow::{Context, Result, bail};
 use channel::Target;
 use clap::Parser;
 use dnn_runner::batch::Batcher;
-use dnn_runner::cli::{Batch, Bench, Cli, Command, Measure, Run};
+use dnn_runner::cli::{Batch, Bench, Cli, Command, Export, Measure, Profile, Run};
 use dnn_runner::data::{Images, Split};
 use dnn_runner::follower::Follower;
+use dnn_runner::engine::export;
 use dnn_runner::kernel::Kernel;
 use dnn_runner::link::{Link, hello};
+use dnn_runner::manifest::Manifest;
 use dnn_runner::model::Supernet;
+use dnn_runner::profile::{self, Wanted};
 use dnn_runner::report::{Setup, Tally};
 use dnn_runner::stream::Schedule;
 use dnn_runner::worker::{Parts, Stream, Worker};
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Some(Command::Bench(args)) => run_bench(&args),
         Some(Command::Measure(args)) => run_measure(&args),
+        Some(Command::Profile(args)) => run_profile(&args),
+        Some(Command::Export(args)) => run_export(&args),
         None => run(cli.run),
     };
     match done {
@@ -117,12 +122,12 @@ fn run(args: Run) -> Result<()> {
     let floor = args.top1_floor.map(hundredths);
     let failsafe = net.failsafe(floor.unwrap_or(net.default_floor()));
     let fixed = match &args.fixed {
-        Some(name) => Some(find_subnet(&net, name)?),
+        Some(name) => Some(find_subnet(&net, "--fixed", name)?),
         None => None,
     };
     let batch = match args.batch {
         Batch::Images(k) => k,
-        Batch::Auto => bench::calibrate(&net),
+        Batch::Auto => bench::calibrate(&net)?,
     };
     let follower = match fixed {
         Some(subnet) => Follower::fixed(subnet, threads),
@@ -134,7 +139,7 @@ fn run(args: Run) -> Result<()> {
         name: args.name.clone(),
         network: net.name().to_owned(),
         manifest_sha256: net.digest(),
-        kernel: kernel.name(),
+        kernel: net.engine().name(kernel),
         batch,
         threads,
         rate_hz: (images.is_some() && args.schedule.is_none()).then_some(args.rate),
@@ -190,10 +195,10 @@ fn run(args: Run) -> Result<()> {
     Ok(())
 }
 
-fn find_subnet(net: &Supernet, name: &str) -> Result<usize> {
+fn find_subnet(net: &Supernet, option: &str, name: &str) -> Result<usize> {
     let Some(subnet) = net.subnet(name) else {
         let names: Vec<_> = net.subnets().iter().map(|s| s.name.as_str()).collect();
-        bail!("--fixed {name}: {} has {}", net.name(), names.join(", "));
+        bail!("{option} {name}: {} has {}", net.name(), names.join(", "));
     };
     Ok(subnet)
 }
@@ -220,7 +225,7 @@ fn run_bench(args: &Bench) -> Result<()> {
     let net = Arc::new(Supernet::load(&args.model)?);
     let batch = match args.batch {
         Batch::Images(k) => k,
-        Batch::Auto => bench::calibrate(&net),
+        Batch::Auto => bench::calibrate(&net)?,
     };
     let figures = bench::bench(&net, batch, args.frames, args.switches, args.best)?;
     if args.json {
@@ -246,7 +251,7 @@ fn run_bench(args: &Bench) -> Result<()> {
 fn run_measure(args: &Measure) -> Result<()> {
     let net = Supernet::load(&args.model)?;
     let images = Images::from_idx(&args.dataset, Split::Test, net.image_size())?;
-    let found = bench::measure(&net, &images, images.count(), Kernel::best());
+    let found = bench::measure(&net, &images, images.count(), Kernel::best())?;
     for s in &found.subnets {
         println!("{:>5}: {:.2} % of {}", s.name, f64::from(s.top1) / 100.0, found.images);
     }
@@ -255,4 +260,46 @@ fn run_measure(args: &Measure) -> Result<()> {
             .with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+fn run_profile(args: &Profile) -> Result<()> {
+    let (manifest, _) = Manifest::read(&args.model)?;
+    let net = Arc::new(Supernet::load(&args.model)?);
+    let kernel = Kernel::best();
+    let wanted = Wanted {
+        threads: args.threads.iter().map(|t| usize::from(*t)).collect(),
+        batches: args.batches.iter().map(|b| usize::from(*b)).collect(),
+        noisy: args.noisy,
+    };
+    let mut profile = profile::Profile::resume(&args.out, &net, kernel)?;
+    profile.measure(&args.out, &net, &manifest, kernel, &wanted)?;
+    println!("{}, {}, {}", profile.network, profile.machine, profile.kernel);
+    for r in &profile.rows {
+        println!(
+            "  {:>10}, {} threads, batch {:>3}: {:9.3} ms (p10 {:.3}, p90 {:.3}, n {})",
+            r.subnet, r.threads, r.batch, r.p50_ms, r.p10_ms, r.p90_ms, r.frames
+        );
+    }
+    for p in &profile.predicted {
+        println!(
+            "  {:>10}: layers of the others predict {:.3} ms, it takes {:.3} ({:+.1} %); {:.0} % covered",
+            p.subnet,
+            p.predicted_ms,
+            p.measured_ms,
+            (p.predicted_ms / p.measured_ms - 1.0) * 100.0,
+            p.covered * 100.0
+        );
+    }
+    println!("written: {}", args.out.display());
+    Ok(())
+}
+
+fn run_export(args: &Export) -> Result<()> {
+    let (manifest, _) = Manifest::read(&args.model)?;
+    let net = Supernet::load(&args.model)?;
+    let elastic = net.engine().elastic().context("the network is in ONNX already")?;
+    let graphs = manifest.graphs().map_err(|p| anyhow::anyhow!(p.join("; ")))?;
+    let graph = &graphs[find_subnet(&net, "--subnet", &args.subnet)?];
+    std::fs::write(&args.out, export::onnx(graph, elastic.store()))
+        .with_context(|| format!("write {}", args.out.display()))
 }

@@ -3,13 +3,16 @@
 //! Responsible for: reading the TOML file and refusing what cannot be run, all problems at once.
 //! Not responsible for: the weights ([`crate::model`]).
 
+use crate::engine::graph::Graph;
+use crate::family;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// Sub-networks a manifest may list.
 pub const SUBNETS_MAX: usize = 64;
-/// Vector lanes of the fast kernels: a convolution's channels are a multiple of it.
-pub const LANES: usize = 8;
+
+/// Numbers in all tensors: a gibibyte of them.
+const WEIGHTS_MAX: usize = 1 << 28;
 
 /// A manifest as its file says it; checked by [`Manifest::parse`].
 #[derive(Clone, Debug, Deserialize)]
@@ -23,18 +26,23 @@ pub struct Manifest {
     pub paper: String,
     /// Where the weights come from.
     pub provenance: String,
-    /// Names of the classes, in the order of the logits.
-    pub classes: Vec<String>,
+    /// The classes, in the order of the logits.
+    pub classes: Classes,
     /// On what, and by what, `top1` was measured.
     pub top1_source: String,
     /// What it looks at.
     pub input: Input,
-    /// The weights file.
+    /// The weights file; of the ONNX family none.
+    #[serde(default)]
     pub weights: Weights,
     /// What to run when nobody decides.
     pub failsafe: Failsafe,
-    /// The convolutions of one group, first to last.
+    /// The convolutions (group-convolution: of one group; slimmable), first to last.
+    #[serde(default)]
     pub convs: Vec<ConvLayer>,
+    /// Of each group's tensors (by name, little-endian), as noted when its training ended.
+    #[serde(default)]
+    pub group_sha256: Vec<String>,
     /// By rising cost.
     pub subnets: Vec<SubnetEntry>,
 }
@@ -45,29 +53,117 @@ pub struct Manifest {
 pub enum Family {
     /// Sub-network n is the first n groups of channels; the classifier sums their logits.
     GroupConvolution,
+    /// Sub-network w is the first w parts of every layer's channels, with batch-norm of its own.
+    Slimmable,
+    /// Once-for-All on MobileNetV3 at width 1.2, the backbone of Dynamic-OFA.
+    #[serde(rename = "ofa-mobilenet-v3-w1.2")]
+    OfaMobileNetV3,
+    /// EfficientNet-Lite0, 1 and 2: networks of their own, in one file.
+    #[serde(rename = "efficientnet-lite")]
+    EfficientNetLite,
+    /// Networks of the user's own, each an ONNX file: run by ONNX Runtime.
+    Onnx,
 }
 
-/// A grayscale image, and how a pixel becomes a number: (pixel / 255 - mean) / std.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// Names, or how many there are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "a list of names, or a number of classes")]
+pub enum Classes {
+    /// In the order of the logits.
+    Names(Vec<String>),
+    /// They have none.
+    Count(usize),
+}
+
+impl Classes {
+    /// How many.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Names(names) => names.len(),
+            Self::Count(n) => *n,
+        }
+    }
+
+    /// For people; a number where there is none.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Names(names) => names.clone(),
+            Self::Count(n) => (0..*n).map(|c| c.to_string()).collect(),
+        }
+    }
+}
+
+/// An image, and how a pixel's channel becomes a number: (value / 255 - mean) / std.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the words say it")]
 pub struct Input {
     pub height: usize,
     pub width: usize,
-    pub mean: f32,
-    pub std: f32,
+    /// 1 (gray) or 3 (red, green, blue, together in each pixel).
+    #[serde(default = "one")]
+    pub channels: usize,
+    pub mean: PerChannel,
+    pub std: PerChannel,
 }
 
-/// The weights file, in safetensors, beside the manifest.
+const fn one() -> usize {
+    1
+}
+
+/// One number for all channels, or one for each.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "a number, or one for each channel")]
+pub enum PerChannel {
+    /// For all.
+    All(f32),
+    /// For each.
+    Each(Vec<f32>),
+}
+
+impl PerChannel {
+    /// For channel `c`.
+    pub fn of(&self, c: usize) -> Option<f32> {
+        match self {
+            Self::All(x) => Some(*x),
+            Self::Each(xs) => xs.get(c).copied(),
+        }
+    }
+}
+
+/// The weights: a safetensors file beside the manifest, or a seed.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// Its name, without a folder.
-    pub file: String,
+    /// The file's name, without a folder.
+    pub file: Option<String>,
     /// Its length.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Of its content, lower-case hexadecimal.
-    pub sha256: String,
+    pub sha256: Option<String>,
+    /// No file: random numbers from this seed, to measure time with.
+    pub seed: Option<u64>,
+}
+
+/// Where the weights come from, once the manifest is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in `Weights`")]
+pub enum WeightsSource<'m> {
+    File { name: &'m str, bytes: u64, sha256: &'m str },
+    Seed(u64),
+}
+
+impl Weights {
+    /// Which of the two it is; `None`: neither, or both.
+    pub fn source(&self) -> Option<WeightsSource<'_>> {
+        match (&self.file, self.bytes, &self.sha256, self.seed) {
+            (Some(name), Some(bytes), Some(sha256), None) => {
+                Some(WeightsSource::File { name, bytes, sha256 })
+            }
+            (None, None, None, Some(seed)) => Some(WeightsSource::Seed(seed)),
+            _ => None,
+        }
+    }
 }
 
 /// Which sub-network is the failsafe.
@@ -80,32 +176,56 @@ pub struct Failsafe {
 
 /// A convolution with zero padding and stride 1, ReLU, then maximum pooling.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ConvLayer {
-    /// Its tensors are `groupN.NAME.weight` (kernel, kernel, inputs, channels) and `groupN.NAME.bias`.
+    /// Of its tensors ([`crate::family`] says which).
     pub name: String,
     /// Side of the kernel.
     pub kernel: usize,
-    /// Outputs of one group.
-    pub channels: usize,
+    /// Group-convolution: outputs of one group.
+    pub channels: Option<usize>,
+    /// Slimmable: outputs for each part of the width.
+    pub channels_per_width: Option<usize>,
     /// Side of a pooling cell; 1 = no pooling.
     pub pool: usize,
+    /// Slimmable: whether its input is added before the ReLU.
+    #[serde(default)]
+    pub add: bool,
 }
 
 /// One executable slice.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SubnetEntry {
     /// For people, unique.
     pub name: String,
-    /// How many groups it runs.
-    pub groups: usize,
     /// Accuracy, hundredths of a point.
     pub top1: u16,
+    /// The same on the split that anything was chosen on.
+    pub validation: Option<u16>,
     /// Multiply-accumulates of one image.
     pub macs: u64,
-    /// Weights and biases.
+    /// Weights, scales and biases.
     pub params: u64,
+    /// Group-convolution: how many groups it runs.
+    pub groups: Option<usize>,
+    /// Slimmable: parts of the width.
+    pub width: Option<usize>,
+    /// EfficientNet-Lite: which, 0 to 2.
+    pub variant: Option<usize>,
+    /// OFA, EfficientNet-Lite: side of the image it works on.
+    pub resolution: Option<usize>,
+    /// OFA: blocks of each of the five stages, 2 to 4.
+    pub depths: Vec<usize>,
+    /// OFA: kernel of each of the twenty blocks, 3, 5 or 7; those beyond a stage's depth are not used.
+    pub kernels: Vec<usize>,
+    /// OFA: expansion of each of the twenty blocks, 3, 4 or 6.
+    pub expands: Vec<usize>,
+    /// ONNX: the file, beside the manifest. One input of floats, (1, channels, rows, columns) or (1, rows,
+    /// columns, channels); the first output are the logits.
+    pub file: Option<String>,
+    /// ONNX: of the file's content, lower-case hexadecimal.
+    pub sha256: Option<String>,
 }
 
 /// Why a manifest is refused.
@@ -137,42 +257,6 @@ pub enum ManifestError {
     },
 }
 
-/// One group's layers with their sizes worked out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvShape {
-    /// Rows of the input, and of the output before pooling.
-    pub height: usize,
-    /// Columns of the same.
-    pub width: usize,
-    /// Channels of the input.
-    pub depth: usize,
-    /// Side of the kernel.
-    pub kernel: usize,
-    /// Channels of the output.
-    pub channels: usize,
-    /// Side of a pooling cell.
-    pub pool: usize,
-}
-
-impl ConvShape {
-    /// Rows after pooling.
-    pub const fn pooled_height(&self) -> usize {
-        self.height / self.pool
-    }
-    /// Columns after pooling.
-    pub const fn pooled_width(&self) -> usize {
-        self.width / self.pool
-    }
-    /// Zeros on each side of the input.
-    pub const fn padding(&self) -> usize {
-        self.kernel / 2
-    }
-    /// Numbers in the weight tensor.
-    pub const fn weights(&self) -> usize {
-        self.kernel * self.kernel * self.depth * self.channels
-    }
-}
-
 impl Manifest {
     /// Reads and checks the file.
     pub fn read(path: &Path) -> Result<(Self, String), ManifestError> {
@@ -193,35 +277,17 @@ impl Manifest {
         }
     }
 
-    /// The layers of one group with their sizes.
-    pub fn shapes(&self) -> Vec<ConvShape> {
-        let (mut height, mut width, mut depth) = (self.input.height, self.input.width, 1);
-        let mut shapes = Vec::with_capacity(self.convs.len());
-        for layer in &self.convs {
-            let shape = ConvShape {
-                height,
-                width,
-                depth,
-                kernel: layer.kernel,
-                channels: layer.channels,
-                pool: layer.pool,
-            };
-            (height, width, depth) = (shape.pooled_height(), shape.pooled_width(), shape.channels);
-            shapes.push(shape);
+    /// What each sub-network computes; a problem for each that cannot be.
+    pub fn graphs(&self) -> Result<Vec<Graph>, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut graphs = Vec::new();
+        for s in &self.subnets {
+            match family::graph(self, s) {
+                Ok(graph) => graphs.push(graph),
+                Err(error) => problems.push(format!("subnet {:?}: {error}", s.name)),
+            }
         }
-        shapes
-    }
-
-    /// Multiply-accumulates of an image, and parameters, of one group.
-    fn cost_of_group(&self) -> (u64, u64) {
-        let (mut macs, mut params, mut features) = (0, 0, 0);
-        for s in self.shapes() {
-            macs += s.height * s.width * s.weights();
-            params += s.weights() + s.channels;
-            features = s.pooled_height() * s.pooled_width() * s.channels;
-        }
-        let linear = features * self.classes.len();
-        ((macs + linear) as u64, (params + linear + self.classes.len()) as u64)
+        if problems.is_empty() { Ok(graphs) } else { Err(problems) }
     }
 
     fn problems(&self) -> Vec<String> {
@@ -231,78 +297,75 @@ impl Manifest {
                 found.push(text());
             }
         };
-        let i = self.input;
+        let i = &self.input;
         rule((1..=256).contains(&i.height) && (1..=256).contains(&i.width), &|| {
             format!("input: {} x {}; each side is 1 to 256", i.height, i.width)
         });
-        rule(i.mean.is_finite() && i.std.is_finite() && i.std > 0.0, &|| {
-            format!("input: mean {} and std {}; both finite, std above 0", i.mean, i.std)
+        rule(i.channels == 1 || i.channels == 3, &|| format!("input: {} channels; 1 or 3", i.channels));
+        for c in 0..i.channels.min(3) {
+            let (mean, std) = (i.mean.of(c), i.std.of(c));
+            let good = mean.is_some_and(f32::is_finite) && std.is_some_and(|s| s.is_finite() && s > 0.0);
+            rule(good, &|| {
+                format!("input: channel {c}: mean {mean:?} and std {std:?}; both finite, std above 0")
+            });
+        }
+        rule((2..=1024).contains(&self.classes.count()), &|| {
+            format!("classes: {}; there are 2 to 1024", self.classes.count())
         });
-        rule((2..=1024).contains(&self.classes.len()), &|| {
-            format!("classes: {}; there are 2 to 1024", self.classes.len())
+        rule(self.weights.source().is_some() || self.family == Family::Onnx, &|| {
+            "weights: either file, bytes and sha256, or a seed".into()
         });
-        rule(
-            Path::new(&self.weights.file).file_name().is_some_and(|f| f == self.weights.file.as_str()),
-            &|| format!("weights.file {:?}: a file name without a folder", self.weights.file),
-        );
+        if let Some(name) = &self.weights.file {
+            rule(Path::new(name).file_name().is_some_and(|f| f == name.as_str()), &|| {
+                format!("weights.file {name:?}: a file name without a folder")
+            });
+        }
         rule(self.failsafe.top1_floor <= 10_000, &|| {
             format!("failsafe.top1-floor {}: hundredths of a point, at most 10000", self.failsafe.top1_floor)
         });
-        rule((1..=16).contains(&self.convs.len()), &|| {
-            format!("convs: {}; there are 1 to 16", self.convs.len())
-        });
-        for c in &self.convs {
-            rule(c.kernel % 2 == 1 && c.kernel <= 7, &|| {
-                format!("conv {:?}: kernel {}; it is 1, 3, 5 or 7", c.name, c.kernel)
-            });
-            rule(c.channels % LANES == 0 && (LANES..=512).contains(&c.channels), &|| {
-                format!("conv {:?}: {} channels; a multiple of {LANES}, at most 512", c.name, c.channels)
-            });
-            rule((1..=4).contains(&c.pool), &|| format!("conv {:?}: pool {}; it is 1 to 4", c.name, c.pool));
-        }
         rule((1..=SUBNETS_MAX).contains(&self.subnets.len()), &|| {
             format!("subnets: {}; there are 1 to {SUBNETS_MAX}", self.subnets.len())
         });
         for s in &self.subnets {
-            rule((1..=SUBNETS_MAX).contains(&s.groups), &|| {
-                format!("subnet {:?}: {} groups; 1 to {SUBNETS_MAX}", s.name, s.groups)
-            });
             rule(s.top1 <= 10_000, &|| {
                 format!("subnet {:?}: top1 {}; hundredths of a point, at most 10000", s.name, s.top1)
             });
         }
-        for pair in self.subnets.windows(2) {
-            rule(pair[0].groups < pair[1].groups, &|| {
-                format!(
-                    "subnet {:?} has {} groups after {:?} with {}; list them by rising cost",
-                    pair[1].name, pair[1].groups, pair[0].name, pair[0].groups
-                )
-            });
-            rule(self.subnets.iter().filter(|s| s.name == pair[0].name).count() == 1, &|| {
-                format!("subnet {:?}: the name is given twice; names are unique", pair[0].name)
+        for (i, s) in self.subnets.iter().enumerate() {
+            rule(self.subnets[..i].iter().all(|before| before.name != s.name), &|| {
+                format!("subnet {:?}: the name is given twice; names are unique", s.name)
             });
         }
+        found.extend(family::problems(self));
         if !found.is_empty() {
             return found; // the sizes below are only meaningful for legal layers
         }
-        let shapes = self.shapes();
-        if let Some(at) = shapes.iter().position(|s| s.pooled_height() == 0 || s.pooled_width() == 0) {
-            let (s, name) = (shapes[at], &self.convs[at].name);
-            found.push(format!(
-                "conv {name:?}: pool {} leaves nothing of {} x {}; at least one cell must remain",
-                s.pool, s.height, s.width
-            ));
+        // Saturating: a manifest may say anything.
+        let weights = family::slots(self).iter().fold(0_usize, |n, s| n.saturating_add(s.kind.weights()));
+        if weights > WEIGHTS_MAX {
+            found.push(format!("{weights} weights; at most {WEIGHTS_MAX}"));
             return found;
         }
-        let (macs, params) = self.cost_of_group();
-        for s in &self.subnets {
-            let (m, p) = (macs * s.groups as u64, params * s.groups as u64);
+        let graphs = match self.graphs() {
+            // What the files hold, their author knows.
+            _ if self.family == Family::Onnx => Vec::new(),
+            Ok(graphs) => graphs,
+            Err(problems) => return problems,
+        };
+        for (s, graph) in self.subnets.iter().zip(&graphs) {
+            let (m, p) = (graph.macs(), graph.params());
             if (s.macs, s.params) != (m, p) {
                 found.push(format!(
                     "subnet {:?}: {} MACs and {} parameters; its layers make {m} and {p}",
                     s.name, s.macs, s.params
                 ));
             }
+        }
+        for pair in self.subnets.windows(2).filter(|p| p[0].macs > p[1].macs) {
+            found.push(format!(
+                "subnet {:?} has {} MACs after {:?} with {}; list them by rising cost",
+                pair[1].name, pair[1].macs, pair[0].name, pair[0].macs
+            ));
         }
         found
     }

@@ -1,16 +1,24 @@
-//! The dynamic network: one weight set, shared and immutable, of which each sub-network is a prefix.
+//! The dynamic network: one weight set, shared and immutable, of which each sub-network is a view.
 //!
-//! Responsible for: loading weights (and refusing broken ones), and the answer to one image. A switch
-//! of sub-network is a change of an index. Not responsible for: batches and threads ([`crate::batch`]).
+//! Responsible for: loading manifest and weights (and refusing broken ones), a plan per sub-network, and
+//! the answer to one image. A switch of sub-network is a change of an index. Not responsible for: batches
+//! and threads ([`crate::batch`]).
 //!
-//! Words: *supernet*, all groups; *sub-network*, the first n groups; *state*, a worker's own arena.
+//! Words: *supernet*, all weights; *sub-network*, what runs; *state*, a worker's own arena.
 
-use crate::kernel::{Group, Kernel, map_len};
-use crate::manifest::{ConvShape, Input, Manifest, ManifestError};
-use crate::ops::{Conv, Linear};
-use safetensors::{Dtype, SafeTensors};
+use crate::engine::elastic::Elastic;
+use crate::engine::exec::Crew;
+use crate::engine::plan::Plan;
+use crate::engine::store::{Source, Store};
+use crate::engine::{Engine, Worker};
+use crate::family;
+use crate::kernel::Kernel;
+use crate::image::Images;
+use crate::manifest::{Family, Manifest, ManifestError, WeightsSource};
+use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// One executable slice of the supernet.
@@ -18,8 +26,6 @@ use std::path::{Path, PathBuf};
 pub struct Subnet {
     /// For people.
     pub name: String,
-    /// It runs the first so many groups.
-    pub groups: usize,
     /// The manifest's accuracy, hundredths of a point.
     pub top1: u16,
     /// Multiply-accumulates of one image.
@@ -45,21 +51,14 @@ pub struct Supernet {
     subnets: Vec<Subnet>,
     top1_floor: u16,
     digest: String,
-    input: Input,
-    /// What each value of a pixel becomes.
-    normalised: [f32; 256],
-    groups: Vec<Group>,
+    weights_digest: String,
+    image: (usize, usize, usize),
+    engine: Box<dyn Engine>,
 }
 
 /// One worker's memory: allocated once, reused for every inference.
 #[derive(Debug)]
-pub struct State {
-    kernel: Kernel,
-    /// [scratch | logits | inputs of the layers and features]
-    arena: Vec<f32>,
-    scratch: usize,
-    logits: usize,
-}
+pub struct State(Box<dyn Worker>);
 
 /// Why a network is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -99,79 +98,107 @@ impl Supernet {
     /// Reads a manifest and the weights it names, and checks both.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let (manifest, text) = Manifest::read(path)?;
-        let file = path.with_file_name(&manifest.weights.file);
+        if manifest.family == Family::Onnx {
+            return Self::onnx(&manifest, &text, path);
+        }
+        let (file, expected, sha256) = match manifest.weights.source().expect("checked by the manifest") {
+            WeightsSource::Seed(seed) => return Self::build(&manifest, &text, &Source::Seed(seed), path, None),
+            WeightsSource::File { name, bytes, sha256 } => (path.with_file_name(name), bytes, sha256),
+        };
         let read = |source| ModelError::Read { path: file.clone(), source };
+        let refuse = |rule| ModelError::File { path: file.clone(), rule };
         // The length first: a file of any size may lie there.
         let length = std::fs::metadata(&file).map_err(read)?.len();
-        if length != manifest.weights.bytes {
-            let rule = format!("{length} bytes; the manifest says {}", manifest.weights.bytes);
-            return Err(ModelError::File { path: file, rule });
+        if length != expected {
+            return Err(refuse(format!("{length} bytes; the manifest says {expected}")));
         }
         let bytes = std::fs::read(&file).map_err(read)?;
         let found = hex(&Sha256::digest(&bytes));
-        if found != manifest.weights.sha256 {
-            let rule = format!("sha256 {found}; the manifest says {}", manifest.weights.sha256);
-            return Err(ModelError::File { path: file, rule });
+        if found != sha256 {
+            return Err(refuse(format!("sha256 {found}; the manifest says {sha256}")));
         }
-        Self::build(&manifest, &text, &bytes, &file)
+        let tensors = SafeTensors::deserialize(&bytes);
+        let tensors = tensors.map_err(|e| refuse(format!("no safetensors file: {e}")))?;
+        Self::build(&manifest, &text, &Source::File(tensors), &file, Some(found))
     }
 
-    /// From parts already read; `file` is for messages.
-    fn build(manifest: &Manifest, text: &str, bytes: &[u8], file: &Path) -> Result<Self, ModelError> {
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| ModelError::File {
-            path: file.to_owned(),
-            rule: format!("no safetensors file: {e}"),
-        })?;
-        let shapes = manifest.shapes();
-        let last = shapes.last().expect("a manifest has convolutions");
-        let features = last.pooled_height() * last.pooled_width() * last.channels;
-        let classes = manifest.classes.len();
-        let largest = manifest.subnets.last().expect("a manifest has sub-networks").groups;
-        let tensor = |name: String, shape: &[usize]| tensor(&tensors, file, name, shape);
-        let group = |g: usize| -> Result<Group, ModelError> {
-            let conv = |(shape, layer): (&ConvShape, &crate::manifest::ConvLayer)| {
-                let at = format!("group{g}.{}", layer.name);
-                let ConvShape { kernel, depth, channels, .. } = *shape;
-                Ok(Conv {
-                    shape: *shape,
-                    weight: tensor(format!("{at}.weight"), &[kernel, kernel, depth, channels])?,
-                    bias: tensor(format!("{at}.bias"), &[channels])?,
-                })
-            };
-            Ok(Group {
-                convs: shapes.iter().zip(&manifest.convs).map(conv).collect::<Result<_, ModelError>>()?,
-                linear: Linear {
-                    weight: tensor(format!("group{g}.fc.weight"), &[features, classes])?,
-                    bias: tensor(format!("group{g}.fc.bias"), &[classes])?,
-                },
-            })
-        };
-        let groups = (0..largest).map(group).collect::<Result<Vec<_>, _>>()?;
-        let expected = largest * (2 * shapes.len() + 2);
-        if tensors.len() != expected {
-            let rule = format!("{} tensors; the manifest's layers make {expected}", tensors.len());
-            return Err(ModelError::File { path: file.to_owned(), rule });
+    /// One file per sub-network.
+    #[cfg(feature = "onnx")]
+    fn onnx(manifest: &Manifest, text: &str, path: &Path) -> Result<Self, ModelError> {
+        use crate::engine::onnx::Onnx;
+        let mut files = Vec::new();
+        for s in &manifest.subnets {
+            let file = path.with_file_name(s.file.as_deref().expect("checked by the manifest"));
+            let bytes = std::fs::read(&file).map_err(|source| ModelError::Read { path: file.clone(), source })?;
+            let (found, said) = (hex(&Sha256::digest(&bytes)), s.sha256.as_deref().unwrap_or_default());
+            if found != said {
+                return Err(ModelError::File {
+                    rule: format!("sha256 {found}; the manifest says {said}"),
+                    path: file,
+                });
+            }
+            files.push(file);
         }
+        let images = Images::new(&manifest.input);
+        let engine = Onnx::new(files, &images, manifest.classes.count());
+        let engine = engine.map_err(|rule| ModelError::File { path: path.to_owned(), rule })?;
+        Ok(Self::of(manifest, text, None, images.size, Box::new(engine)))
+    }
+
+    #[cfg(not(feature = "onnx"))]
+    fn onnx(_: &Manifest, _: &str, path: &Path) -> Result<Self, ModelError> {
+        let rule = "an ONNX family; this program was built without the feature `onnx`".into();
+        Err(ModelError::File { path: path.to_owned(), rule })
+    }
+
+    /// `file` is for messages.
+    fn build(
+        manifest: &Manifest,
+        text: &str,
+        source: &Source<'_>,
+        file: &Path,
+        weights: Option<String>,
+    ) -> Result<Self, ModelError> {
+        let refuse = |rule| ModelError::File { path: file.to_owned(), rule };
+        let store = Store::new(&family::slots(manifest), source).map_err(|e| ModelError::Tensor {
+            path: file.to_owned(),
+            tensor: e.tensor,
+            rule: e.rule,
+        })?;
+        let graphs = manifest.graphs().map_err(|problems| refuse(problems.join("; ")))?;
+        let plans = graphs.iter().map(|graph| Plan::new(graph, &store)).collect::<Result<Vec<_>, _>>();
+        let plans = plans.map_err(|e| refuse(e.to_string()))?;
+        let images = Images::new(&manifest.input);
+        let engine = Box::new(Elastic::new(store, plans, &images));
+        Ok(Self::of(manifest, text, weights, images.size, engine))
+    }
+
+    /// A checked manifest on an engine.
+    fn of(
+        manifest: &Manifest,
+        text: &str,
+        weights: Option<String>,
+        image: (usize, usize, usize),
+        engine: Box<dyn Engine>,
+    ) -> Self {
         let subnets = manifest.subnets.iter().map(|s| Subnet {
             name: s.name.clone(),
-            groups: s.groups,
             top1: s.top1,
             macs: s.macs,
             params: s.params,
         });
-        let Input { mean, std, .. } = manifest.input;
-        Ok(Self {
+        let digest = hex(&Sha256::digest(text.as_bytes()));
+        Self {
             name: manifest.name.clone(),
-            classes: manifest.classes.clone(),
+            classes: manifest.classes.names(),
             subnets: subnets.collect(),
             top1_floor: manifest.failsafe.top1_floor,
-            digest: hex(&Sha256::digest(text.as_bytes())),
-            input: manifest.input,
-            normalised: std::array::from_fn(|v| {
-                (f32::from(u8::try_from(v).expect("below 256")) / 255.0 - mean) / std
-            }),
-            groups,
-        })
+            // Random weights are what the manifest says.
+            weights_digest: weights.unwrap_or_else(|| digest.clone()),
+            digest,
+            image,
+            engine,
+        }
     }
 
     /// Of the manifest.
@@ -190,13 +217,21 @@ impl Supernet {
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
-    /// Rows and columns of an image.
-    pub fn image_size(&self) -> (usize, usize) {
-        (self.input.height, self.input.width)
+    /// SHA-256 of the weights file; of the manifest, if the weights are random.
+    pub fn weights_digest(&self) -> &str {
+        &self.weights_digest
+    }
+    /// Rows, columns and channels of an image.
+    pub fn image_size(&self) -> (usize, usize, usize) {
+        self.image
     }
     /// Bytes of an image.
     pub fn pixels(&self) -> usize {
-        self.input.height * self.input.width
+        self.image.0 * self.image.1 * self.image.2
+    }
+    /// What runs it.
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
     }
     /// The manifest's accuracy floor, hundredths of a point.
     pub fn default_floor(&self) -> u16 {
@@ -211,30 +246,21 @@ impl Supernet {
         self.subnets.iter().position(|s| s.name == name)
     }
 
-    /// The logits of one image of [`Self::pixels`] bytes.
+    /// The logits of one image of [`Self::pixels`] bytes, on the calling thread.
     pub fn logits<'s>(&self, subnet: usize, image: &[u8], state: &'s mut State) -> &'s [f32] {
-        assert_eq!(image.len(), self.pixels(), "callers check the size of an image");
-        let (scratch, rest) = state.arena.split_at_mut(state.scratch);
-        let (logits, maps) = rest.split_at_mut(state.logits);
-        let first = &self.groups[0].convs[0];
-        let padding = state.kernel.padding(first);
-        let stride = self.input.width + 2 * padding;
-        for (y, row) in image.chunks_exact(self.input.width).enumerate() {
-            let to = &mut maps[(y + padding) * stride + padding..][..row.len()];
-            for (to, pixel) in to.iter_mut().zip(row) {
-                *to = self.normalised[usize::from(*pixel)];
-            }
-        }
-        logits.fill(0.0);
-        for group in &self.groups[..self.subnets[subnet].groups] {
-            state.kernel.run(group, maps, scratch, logits);
-        }
-        logits
+        let logits = state.run(subnet, image, &mut Crew::Alone, &mut |_| ControlFlow::Continue(()));
+        logits.expect("never stopped")
     }
 
-    /// The answer to one image of [`Self::pixels`] bytes.
+    /// The answer to one image of [`Self::pixels`] bytes, on the calling thread.
     pub fn infer(&self, subnet: usize, image: &[u8], state: &mut State) -> Answer {
-        let logits = self.logits(subnet, image, state);
+        Answer::of(self.logits(subnet, image, state))
+    }
+}
+
+impl Answer {
+    /// What logits say.
+    pub fn of(logits: &[f32]) -> Self {
         let (mut class, mut best) = (0, f32::NEG_INFINITY);
         for (c, &l) in (0u16..).zip(logits) {
             if l > best {
@@ -242,44 +268,29 @@ impl Supernet {
             }
         }
         let sum: f32 = logits.iter().map(|l| (l - best).exp()).sum();
-        Answer { class, confidence: 1.0 / sum }
+        Self { class, confidence: 1.0 / sum }
     }
 }
 
 impl State {
     /// Memory for one worker of this network.
-    pub fn new(net: &Supernet, kernel: Kernel) -> Self {
-        let group = &net.groups[0];
-        let scratch = group.convs.iter().map(|c| c.shape.height * c.shape.width * c.shape.channels).max();
-        let scratch = scratch.expect("a manifest has convolutions");
-        let logits = net.classes.len();
-        let maps: usize = group.convs.iter().map(|c| map_len(c, kernel.padding(c))).sum();
-        let features = group.linear.weight.len() / logits;
-        // The borders are zero from here on: nothing writes to them.
-        Self { kernel, arena: vec![0.0; scratch + logits + maps + features], scratch, logits }
+    pub fn new(net: &Supernet, kernel: Kernel) -> std::io::Result<Self> {
+        net.engine.worker(kernel).map(Self).map_err(std::io::Error::other)
     }
 
-    /// The form of the arithmetic it is laid out for.
-    pub fn kernel(&self) -> Kernel {
-        self.kernel
-    }
-}
-
-/// The values of a tensor of that shape, all finite.
-fn tensor(all: &SafeTensors<'_>, file: &Path, name: String, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-    let refuse = |rule: String| ModelError::Tensor { path: file.to_owned(), tensor: name.clone(), rule };
-    let view = all.tensor(&name).map_err(|e| refuse(format!("{e}; the manifest's layers need it")))?;
-    if view.dtype() != Dtype::F32 {
-        return Err(refuse(format!("type {:?}; it must be F32", view.dtype())));
-    }
-    if view.shape() != shape {
-        return Err(refuse(format!("shape {:?}; the manifest's layers make {shape:?}", view.shape())));
-    }
-    let (words, _) = view.data().as_chunks::<4>();
-    let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-    match values.iter().position(|v| !v.is_finite()) {
-        Some(i) => Err(refuse(format!("value {i} is {}; every weight is finite", values[i]))),
-        None => Ok(values),
+    /// Runs one image; asks `go_on` after each layer. The logits; `None` if told to stop.
+    ///
+    /// # Panics
+    /// If the engine fails, which ends the program: it has run this very sub-network before (at its start)
+    /// or is our own, which cannot fail.
+    pub fn run(
+        &mut self,
+        subnet: usize,
+        image: &[u8],
+        crew: &mut Crew<'_>,
+        go_on: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Option<&[f32]> {
+        self.0.run(subnet, image, crew, go_on).unwrap_or_else(|e| panic!("inference: {e}"))
     }
 }
 

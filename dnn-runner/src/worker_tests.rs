@@ -51,7 +51,7 @@ fn images(dir: &Path) -> Images {
         file.extend((0..PIXELS).map(|i| u8::try_from(i % 256).unwrap().wrapping_mul(n)));
         std::fs::write(dir.join(format!("{n}.pgm")), file).unwrap();
     }
-    Images::from_folder(dir, (10, 10)).unwrap()
+    Images::from_folder(dir, (10, 10, 1)).unwrap()
 }
 
 /// Runs a worker on a thread; its report.

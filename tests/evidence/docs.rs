@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 
 /// Name, command's method.
-const METHODS: [(&str, &str); 8] = [
+const METHODS: [(&str, &str); 13] = [
     (
         "demo",
         "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
@@ -45,6 +45,29 @@ const METHODS: [(&str, &str); 8] = [
         "switch",
         "`dnn-runner bench`: from a decision in memory with another sub-network to the engine being ready to run it. Beside \
         it the frame times of the small engine: the naive reference, the portable kernel, AVX2.",
+    ),
+    (
+        "engine",
+        "`cargo bench -p dnn-runner --bench engine`: a sub-network in the elastic engine and, exported with batch-norm folded, in \
+        ONNX Runtime (the PyPI wheel's library, all optimisations; on two threads the faster of spinning and sleeping), in turns \
+        of one inference that is not counted and three that are; medians of 40 pairs. ONNX Runtime cannot be told which vector \
+        width to use: the AVX2 rows are ours on AVX2 against it on everything this CPU has. Dynamic-OFA's weights are random.",
+    ),
+    (
+        "switching",
+        "`cargo bench -p dnn-runner --bench switching`: the 13 published sub-networks of Dynamic-OFA on one packed weight set. An \
+        unseen sub-network has random depths, kernels, expansions and resolution; ready means that its plan is made. Resident \
+        growth is the process's anonymous memory before and after, arena included.",
+    ),
+    (
+        "accuracy",
+        "`dnn-runner measure` on the 10,000 images of the test split. Whatever was tuned or chosen was so on images of the \
+        training split; the split was looked at for these figures alone, but for mlcad-fmnist (see `demo`).",
+    ),
+    (
+        "profile",
+        "`dnn-runner profile` of Dynamic-OFA on this machine at its own clock, 30 frames a row. The predictor sums the median \
+        times of layers with the same sizes in the other sub-networks, one thread; a layer that no other has counts as known.",
     ),
     (
         "footprint",

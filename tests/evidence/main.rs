@@ -136,9 +136,13 @@ fn main() -> anyhow::Result<()> {
         "channel" => programs::channel()?,
         "bpf-cost" => programs::bpf_cost()?,
         "switch" => programs::switch()?,
+        "engine" => programs::engine()?,
+        "switching" => programs::switching()?,
+        "accuracy" => programs::accuracy()?,
+        "profile" => programs::profile()?,
         "vm-board" => vm::board()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, engine, switching, accuracy, profile, docs"
         ),
     };
     anyhow::ensure!(

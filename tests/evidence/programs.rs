@@ -76,3 +76,82 @@ pub fn switch() -> anyhow::Result<Vec<Row>> {
     }
     Ok(all)
 }
+
+/// A bench of the runner's engine, with ONNX Runtime beside it.
+fn engine_bench(name: &str) -> anyhow::Result<Vec<Row>> {
+    let fetched = Command::new(repository().join("dnn-runner/onnxruntime.sh")).status()?;
+    anyhow::ensure!(fetched.success(), "dnn-runner/onnxruntime.sh ended with {fetched}");
+    rows(&mut bench("dnn-runner", name))
+}
+
+/// Our engine beside ONNX Runtime, network by network.
+pub fn engine() -> anyhow::Result<Vec<Row>> {
+    engine_bench("engine")
+}
+
+/// Switches, unseen sub-networks, and what all sub-networks take.
+pub fn switching() -> anyhow::Result<Vec<Row>> {
+    engine_bench("switching")
+}
+
+/// Top-1 of every sub-network of every trained network on all 10,000 test images, by the engine as it ships.
+pub fn accuracy() -> anyhow::Result<Vec<Row>> {
+    let mut all = Vec::new();
+    for model in ["mlcad-fmnist", "mlcad-fmnist-large", "slimmable-fmnist"] {
+        let manifest = repository().join(format!("dnn-runner/models/{model}.toml"));
+        if !manifest.exists() {
+            println!("{model}: no manifest yet");
+            continue;
+        }
+        let out = tandem_tests::repository().join(format!("target/evidence/{model}-measured.json"));
+        std::fs::create_dir_all(crate::folder())?;
+        let done = Command::new(program("dnn-runner"))
+            .args(["measure", "--model"])
+            .arg(&manifest)
+            .arg("--json")
+            .arg(&out)
+            .status()?;
+        anyhow::ensure!(done.success(), "dnn-runner measure ended with {done}");
+        let found: Value = serde_json::from_slice(&std::fs::read(&out)?)?;
+        let n = found["images"].as_u64().context("images")?;
+        for s in found["subnets"].as_array().context("subnets")? {
+            let name = s["name"].as_str().context("name")?;
+            let (top1, macs) = (s["top1"].as_f64().context("top1")?, s["macs"].as_f64().context("macs")?);
+            let name = format!("{model} {name} ({:.2} MMAC): top-1", macs / 1e6);
+            all.push(row(&name, top1 / 100.0, "%", n).higher());
+        }
+    }
+    Ok(all)
+}
+
+/// The profile of Dynamic-OFA on this machine: its times, their spread, its predictor.
+pub fn profile() -> anyhow::Result<Vec<Row>> {
+    let out = crate::folder().join("profile.toml");
+    std::fs::create_dir_all(crate::folder())?;
+    if out.exists() {
+        std::fs::remove_file(&out)?; // a figure is of this run
+    }
+    let done = Command::new(program("dnn-runner"))
+        .args(["profile", "--threads", "1,2", "--noisy", "--model"])
+        .arg(repository().join("dnn-runner/models/dynamic-ofa.toml"))
+        .arg("--out")
+        .arg(&out)
+        .status()?;
+    anyhow::ensure!(done.success(), "dnn-runner profile ended with {done}");
+    let profile = dnn_runner::profile::Profile::parse(&std::fs::read_to_string(&out)?).map_err(anyhow::Error::msg)?;
+    let mut all = vec![row("others at work when it began, of one CPU", profile.noise * 100.0, "%", 1)];
+    for r in &profile.rows {
+        let name = format!("{}, {} threads, batch {}", r.subnet, r.threads, r.batch);
+        let row = row(&name, r.p50_ms, "ms", r.frames as u64);
+        all.push(Row { p10: Some(r.p10_ms), p90: Some(r.p90_ms), ..row });
+    }
+    let errors: Vec<f64> = profile
+        .predicted
+        .iter()
+        .map(|p| (p.predicted_ms / p.measured_ms - 1.0).abs() * 100.0)
+        .collect();
+    all.push(crate::median("predicted from the other sub-networks' layers: error", &errors, "%"));
+    let covered: Vec<f64> = profile.predicted.iter().map(|p| p.covered * 100.0).collect();
+    all.push(crate::median("share of the time that those layers cover", &covered, "%").higher());
+    Ok(all)
+}

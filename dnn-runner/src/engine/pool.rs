@@ -1,0 +1,265 @@
+//! Threads that share one inference's work.
+//!
+//! Responsible for: handing tasks of a job to the caller and a few helpers, `threads` of them as each
+//! inference says. Not responsible for: what a task is.
+//!
+//! Tasks are claimed one by one, and the caller waits for claimed tasks only: a helper that the kernel
+//! has not scheduled costs nothing. Between the jobs of one inference helpers wait awake for a moment,
+//! since they are microseconds apart, but give the core away all the time: the first `sched_yield` that
+//! lets somebody else run tells that others want the core, and from then on, until the inference ends,
+//! helpers sleep. Between inferences they sleep too.
+#![expect(unsafe_code, reason = "a job lies on its caller's stack, and helpers get a pointer to it")]
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Tasks of a job at most.
+pub(crate) const TASKS_MAX: usize = 4095;
+/// A yield that takes longer let somebody else run: a system call alone takes a tenth.
+const SOMEBODY_ELSE: Duration = Duration::from_micros(5);
+/// How often a waiting thread looks before it yields.
+const LOOKS: u32 = 64;
+/// How long a helper waits awake for the next job of an inference.
+const AWAKE: Duration = Duration::from_micros(200);
+
+/// What is done: with the task's number and the thread's (0 is the caller).
+type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+struct Job<'a> {
+    work: &'a Work<'a>,
+    done: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The job on offer: epoch (40 bits), its tasks (12), the next unclaimed (12).
+    offer: AtomicU64,
+    /// That job. Changes only while no task is on offer, so whoever claims a task has its job.
+    job: AtomicPtr<()>,
+    /// Threads of the inference under way, 0 between two.
+    threads: AtomicUsize,
+    /// Whether somebody else wants the cores.
+    wanted: AtomicBool,
+    quit: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Helper {
+    asleep: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// The helpers.
+pub struct Pool {
+    shared: Arc<Shared>,
+    helpers: Vec<Helper>,
+    epoch: u64,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("helpers", &self.helpers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// For up to `threads` threads, the caller's included.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            offer: AtomicU64::new(0),
+            job: AtomicPtr::default(),
+            threads: AtomicUsize::new(0),
+            wanted: AtomicBool::new(false),
+            quit: AtomicBool::new(false),
+        });
+        let mut helpers = Vec::new();
+        for who in 1..threads.max(1) {
+            let (shared, asleep) = (Arc::clone(&shared), Arc::new(AtomicBool::new(false)));
+            let theirs = Arc::clone(&asleep);
+            let life = move || shared.help(who, &theirs);
+            let thread = std::thread::Builder::new().name(format!("dnn-{who}")).spawn(life)?;
+            helpers.push(Helper { asleep, thread });
+        }
+        Ok(Self { shared, helpers, epoch: 0 })
+    }
+
+    /// The most threads an inference can use.
+    pub fn threads_max(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    /// Begins an inference on `threads` threads; ends with [`Self::end`].
+    pub fn begin(&mut self, threads: usize) {
+        let threads = threads.clamp(1, self.threads_max());
+        self.shared.wanted.store(false, SeqCst);
+        self.shared.threads.store(if threads > 1 { threads } else { 0 }, SeqCst);
+        self.wake(threads);
+    }
+
+    /// Lets the helpers sleep.
+    pub fn end(&mut self) {
+        self.shared.threads.store(0, SeqCst);
+    }
+
+    fn wake(&self, threads: usize) {
+        for helper in &self.helpers[..threads - 1] {
+            if helper.asleep.swap(false, SeqCst) {
+                helper.thread.thread().unpark();
+            }
+        }
+    }
+
+    /// Does tasks `0..tasks` (at most [`TASKS_MAX`]), calling `between` after each of the caller's own.
+    pub fn run(&mut self, tasks: usize, work: &Work<'_>, between: &mut dyn FnMut()) {
+        let threads = self.shared.threads.load(SeqCst);
+        if threads < 2 || tasks < 2 {
+            for task in 0..tasks {
+                work(task, 0);
+                between();
+            }
+            return;
+        }
+        assert!(tasks <= TASKS_MAX, "a job of {tasks} tasks");
+        let job = Job { work, done: AtomicUsize::new(0) };
+        self.epoch += 1;
+        // Nothing is on offer here: the last job's tasks are all claimed, and done.
+        self.shared.job.store((&raw const job).cast_mut().cast(), SeqCst);
+        self.shared.offer.store(self.epoch << 24 | (tasks as u64) << 12, SeqCst);
+        self.wake(threads);
+        while self.shared.claim_and_do(0) {
+            between();
+        }
+        // Helpers are in their last tasks; none can claim another, and the job lives until they are done.
+        let mut looks = 0;
+        while job.done.load(SeqCst) < tasks {
+            looks += 1;
+            if looks % LOOKS == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, SeqCst);
+        for helper in self.helpers.drain(..) {
+            helper.thread.thread().unpark();
+            // A helper that panicked has said so on standard error.
+            let _ = helper.thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Whether there was a task to do.
+    fn claim_and_do(&self, who: usize) -> bool {
+        loop {
+            let offer = self.offer.load(SeqCst);
+            let (tasks, next) = ((offer >> 12) & 0xfff, offer & 0xfff);
+            if next >= tasks {
+                return false;
+            }
+            let job = self.job.load(SeqCst);
+            if self.offer.compare_exchange(offer, offer + 1, SeqCst, SeqCst).is_err() {
+                continue;
+            }
+            // SAFETY: `offer` did not change between its load and the exchange (its epoch never comes
+            // again), and `job` changes only when nothing is on offer: this is the offer's job. Its caller
+            // waits for this task to be counted as done, so it lives until the last line here.
+            let job = unsafe { &*job.cast::<Job<'_>>() };
+            (job.work)(usize::try_from(next).expect("twelve bits"), who);
+            job.done.fetch_add(1, SeqCst);
+            return true;
+        }
+    }
+
+    /// A helper's life.
+    fn help(&self, who: usize, asleep: &AtomicBool) {
+        let mut since = Instant::now();
+        let mut looks = 0_u32;
+        while !self.quit.load(SeqCst) {
+            let mine = who < self.threads.load(SeqCst);
+            if mine && self.claim_and_do(who) {
+                (since, looks) = (Instant::now(), 0);
+                continue;
+            }
+            looks += 1;
+            if mine && looks < LOOKS {
+                std::hint::spin_loop();
+                continue;
+            }
+            if mine && !self.wanted.load(SeqCst) && since.elapsed() < AWAKE {
+                let before = Instant::now();
+                std::thread::yield_now();
+                if before.elapsed() > SOMEBODY_ELSE {
+                    self.wanted.store(true, SeqCst);
+                }
+                looks = 0;
+                continue;
+            }
+            asleep.store(true, SeqCst);
+            // Offered meanwhile: the caller may have looked at `asleep` before it was set.
+            let offer = self.offer.load(SeqCst);
+            if (offer & 0xfff) < (offer >> 12 & 0xfff) && who < self.threads.load(SeqCst)
+                || self.quit.load(SeqCst)
+            {
+                asleep.store(false, SeqCst);
+                continue;
+            }
+            std::thread::park();
+            asleep.store(false, SeqCst);
+            (since, looks) = (Instant::now(), 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_is_done_once_on_any_number_of_threads() {
+        for threads in 1..=4 {
+            let mut pool = Pool::new(threads).unwrap();
+            for round in 0..2000 {
+                let tasks = round % 70;
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                let mut between = 0;
+                pool.begin(1 + round % threads);
+                for _ in 0..3 {
+                    let work = |task: usize, who: usize| {
+                        assert!(who < threads);
+                        counts[task].fetch_add(1, SeqCst);
+                    };
+                    pool.run(tasks, &work, &mut || between += 1);
+                }
+                pool.end();
+                assert!(counts.iter().all(|c| c.load(SeqCst) == 3));
+                assert!(between <= 3 * tasks);
+            }
+        }
+    }
+
+    #[test]
+    fn helpers_sleep_between_inferences_and_when_others_want_the_core() {
+        let mut pool = Pool::new(2).unwrap();
+        pool.begin(2);
+        pool.run(8, &|_, _| {}, &mut || {});
+        pool.end();
+        let asleep = |pool: &Pool| pool.helpers[0].asleep.load(SeqCst);
+        let patience = Instant::now();
+        while !asleep(&pool) && patience.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(asleep(&pool), "awake after the inference");
+        pool.begin(2);
+        pool.shared.wanted.store(true, SeqCst);
+        let patience = Instant::now();
+        while !asleep(&pool) && patience.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(asleep(&pool), "awake although somebody else wants the core");
+    }
+}
