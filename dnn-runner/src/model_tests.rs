@@ -236,6 +236,45 @@ fn the_shipped_network_is_as_accurate_as_its_manifest_says() {
     }
 }
 
+/// A trained network's manifest, if it is there.
+fn trained(name: &str) -> Option<(Manifest, PathBuf)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name).with_extension("toml");
+    if !path.exists() {
+        println!("skipped: needs {name}, which train/ makes");
+        return None;
+    }
+    Some((Manifest::read(&path).unwrap().0, path))
+}
+
+#[test]
+fn frozen_groups_are_bit_for_bit_what_they_were() {
+    let Some((manifest, path)) = trained("mlcad-fmnist-large") else { return };
+    let bytes = std::fs::read(path.with_extension("safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(manifest.group_sha256.len(), 4);
+    for (g, noted) in manifest.group_sha256.iter().enumerate() {
+        let prefix = format!("group{g}.");
+        let mut names: Vec<_> = tensors.names().into_iter().filter(|n| n.starts_with(&prefix)).collect();
+        names.sort();
+        let mut sha = Sha256::new();
+        names.iter().for_each(|n| sha.update(tensors.tensor(n).unwrap().data()));
+        assert_eq!(hex(&sha.finalize()), *noted, "group {g} of {} tensors", names.len());
+    }
+    let top1: Vec<_> = manifest.subnets.iter().map(|s| s.top1).collect();
+    assert!(top1.is_sorted() && *top1.last().unwrap() >= 9200, "{top1:?}");
+    assert!((20_000_000..=40_000_000).contains(&manifest.subnets[3].macs));
+}
+
+#[test]
+fn accuracy_is_a_real_knob_of_the_slimmable_network() {
+    let Some((manifest, _)) = trained("slimmable-fmnist") else { return };
+    let held: Vec<_> = manifest.subnets.iter().map(|s| s.validation.unwrap()).collect();
+    assert!(held.len() >= 8 && held.windows(2).all(|p| p[0] + 30 <= p[1]), "{held:?}");
+    let (first, last) = (&manifest.subnets[0], manifest.subnets.last().unwrap());
+    assert!(last.top1 >= 9200 && first.top1 + 300 <= last.top1, "{} {}", first.top1, last.top1);
+    assert!((20_000_000..=40_000_000).contains(&last.macs));
+}
+
 /// Any edit of good files: loaded or refused, nothing else.
 mod broken {
     use super::*;
@@ -310,7 +349,6 @@ mod broken {
 mod onnx {
     use super::*;
     use crate::engine::export;
-    use std::fmt::Write as _;
 
     /// The three sub-networks of a [`Net`] as a user's family: three files and one manifest.
     fn family(dir: &Path, net: &Net, edit: impl Fn(String) -> String) -> PathBuf {

@@ -284,7 +284,7 @@ impl Profile {
         let image = vec![128; net.pixels()];
         let mut state = State::new(net, kernel)?;
         let mut of_subnets = Vec::new();
-        for subnet in 0..graphs.len() {
+        for (subnet, graph) in graphs.iter().enumerate() {
             let mut times = vec![Vec::with_capacity(LAYER_RUNS); net.engine().layers(subnet)];
             for _ in 0..LAYER_RUNS {
                 let mut began = clock::now();
@@ -295,7 +295,7 @@ impl Profile {
                     ControlFlow::Continue(())
                 });
             }
-            let named = graphs[subnet].nodes.iter().map(|n| signature(&graphs[subnet], n));
+            let named = graph.nodes.iter().map(|n| signature(graph, n));
             let medians = times.iter_mut().map(|t| quantile(t, 500));
             of_subnets.push(named.zip(medians).collect::<Vec<_>>());
         }
@@ -400,9 +400,19 @@ mod tests {
         resumed.measure(&path, &net, &manifest, kernel, &wanted()).unwrap();
         assert_eq!(resumed.rows.len(), 12);
         assert_eq!(resumed.rows[..5], broken.rows[..], "measured rows are kept");
-        // The first group's layers occur in all three, so every sub-network but the last is covered.
-        assert!((resumed.predicted[0].covered - 1.0).abs() < 1e-9);
-        assert!(resumed.predicted[2].covered < 1.0);
+        // All groups are alike, so every layer occurs in another sub-network.
+        assert!(resumed.predicted.iter().all(|p| p.covered == 1.0 && p.predicted_ms > 0.0));
+    }
+
+    #[test]
+    fn a_prediction_takes_known_layers_from_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (net, _, _) = made(dir.path());
+        let layers = |list: &[(&str, f64)]| list.iter().map(|(l, ns)| ((*l).to_owned(), *ns)).collect::<Vec<_>>();
+        let all = [layers(&[("a", 2e6), ("b", 3e6)]), layers(&[("a", 4e6)]), layers(&[("a", 9e6), ("a", 4e6)])];
+        // "a" by the middle of 4, 4, 9; "b" is its own: 3 of 5 ms.
+        let found = predict(&net, &all, 0, &all[0]);
+        assert_eq!((found.measured_ms, found.predicted_ms, found.covered), (5.0, 7.0, 0.4));
     }
 
     #[test]

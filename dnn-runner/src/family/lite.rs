@@ -58,7 +58,7 @@ fn blocks(variant: usize) -> Vec<Block> {
 pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     for s in &manifest.subnets {
-        if !s.variant.is_some_and(|v| v < VARIANTS.len()) {
+        if s.variant.is_none_or(|v| v >= VARIANTS.len()) {
             found.push(format!("subnet {:?}: variant {:?}; 0 to 2", s.name, s.variant));
         }
         if !s.resolution.is_some_and(|r| (32..=512).contains(&r)) {

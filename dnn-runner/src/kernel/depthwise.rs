@@ -75,21 +75,21 @@ impl Depthwise {
                     let weights = self.weights.add(ky * K * self.weight_channels + c);
                     for kx in 0..K {
                         let w = V::load(weights.add(kx * self.weight_channels));
-                        for t in 0..PIXELS {
+                        for (t, sum) in sums.iter_mut().enumerate() {
                             let from = row.wrapping_add((t * S + kx) * self.channels);
                             let x = if BORDER {
                                 V::load_if(from, *tile.inside.get_unchecked(t * S + kx))
                             } else {
                                 V::load(from)
                             };
-                            sums[t] = sums[t].add_product(x, w);
+                            *sum = sum.add_product(x, w);
                         }
                     }
                 }
                 let (scale, bias) = (V::load(self.scale.add(c)), V::load(self.bias.add(c)));
-                for t in 0..PIXELS {
+                for (t, sum) in sums.into_iter().enumerate() {
                     if !BORDER || t < tile.pixels {
-                        let v = bias.add_product(sums[t], scale);
+                        let v = bias.add_product(sum, scale);
                         v.activate(&by).store(tile.output.add(t * self.channels + c));
                     }
                 }

@@ -74,22 +74,37 @@ impl Product {
     #[inline(always)]
     unsafe fn gather(&self, from: usize, rows: usize, tile: usize, to: &mut [*const f32; TAPS_MAX * TILE_MAX]) {
         let (kh, kw) = self.taps;
-        for r in 0..tile {
-            let at = from + r.min(rows - 1);
-            if kh == 1 && kw == 1 && self.stride == 1 {
-                to[r] = self.input.wrapping_add(at * self.pixel);
-                continue;
+        if kh == 1 && kw == 1 && self.stride == 1 {
+            for (r, to) in to[..tile].iter_mut().enumerate() {
+                *to = self.input.wrapping_add((from + r.min(rows - 1)) * self.pixel);
             }
-            let (y, x) = (at / self.out.1 * self.stride, at % self.out.1 * self.stride);
+            return;
+        }
+        // One division for a tile, not for a pixel.
+        let (mut y, mut x) = (from / self.out.1, from % self.out.1);
+        for r in 0..tile {
+            let (top, left) = (y * self.stride, x * self.stride);
+            let first = self.input.wrapping_add(top * self.row + left * self.pixel);
+            let within = |at: usize, before: usize, taps: usize, size: usize| {
+                at >= before && at + taps <= size + before
+            };
+            let inside = self.bordered
+                || (within(top, self.padding.0, kh, self.height) && within(left, self.padding.1, kw, self.width));
             for ky in 0..kh {
-                let row = self.input.wrapping_add((y + ky) * self.row + x * self.pixel);
+                let row = first.wrapping_add(ky * self.row);
                 for kx in 0..kw {
                     // Below zero wraps to far beyond the map.
-                    let inside = self.bordered
-                        || ((y + ky).wrapping_sub(self.padding.0) < self.height
-                            && (x + kx).wrapping_sub(self.padding.1) < self.width);
+                    let inside = inside
+                        || ((top + ky).wrapping_sub(self.padding.0) < self.height
+                            && (left + kx).wrapping_sub(self.padding.1) < self.width);
                     let p = row.wrapping_add(kx * self.pixel);
                     to[(ky * kw + kx) * tile + r] = if inside { p } else { self.zeros };
+                }
+            }
+            if r + 1 < rows {
+                x += 1;
+                if x == self.out.1 {
+                    (x, y) = (0, y + 1);
                 }
             }
         }

@@ -174,7 +174,7 @@ fn close(found: &[f32], expected: &[f32]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(64), ..ProptestConfig::default() })]
 
     #[test]
     fn every_form_agrees_with_the_reference_on_any_number_of_threads(sizes in sizes()) {
