@@ -128,9 +128,8 @@ fn compare(name: &str, graph: &Graph, store: &Store, plan: &Plan) -> Vec<Value> 
     let shape = plan.image();
     let mut rng = fastrand::Rng::with_seed(1);
     let image: Vec<f32> = (0..shape.pixels() * shape.channels).map(|_| 4.0 * rng.f32() - 2.0).collect();
-    let planes: Vec<f32> = (0..shape.channels)
-        .flat_map(|c| image.iter().skip(c).step_by(shape.channels).copied())
-        .collect();
+    let planes: Vec<f32> =
+        (0..shape.channels).flat_map(|c| image.iter().skip(c).step_by(shape.channels).copied()).collect();
     let signed = |n: usize| i64::try_from(n).expect("small");
     let dims = [1, signed(shape.channels), signed(shape.height), signed(shape.width)];
     let mut all = Vec::new();

@@ -196,12 +196,7 @@ pub struct SubnetAccuracy {
 }
 
 /// Runs every sub-network over the first `count` labelled images.
-pub fn measure(
-    net: &Supernet,
-    images: &Images,
-    count: usize,
-    kernel: Kernel,
-) -> std::io::Result<Accuracy> {
+pub fn measure(net: &Supernet, images: &Images, count: usize, kernel: Kernel) -> std::io::Result<Accuracy> {
     let mut state = State::new(net, kernel)?;
     let subnets = net.subnets().iter().enumerate().map(|(i, subnet)| {
         let right = (0..count as u64).filter(|n| {
@@ -209,7 +204,11 @@ pub fn measure(
             label.map(u16::from) == Some(net.infer(i, pixels, &mut state).class)
         });
         let top1 = (right.count() * 10_000 + count / 2) / count.max(1);
-        SubnetAccuracy { name: subnet.name.clone(), macs: subnet.macs, top1: u16::try_from(top1).unwrap_or(10_000) }
+        SubnetAccuracy {
+            name: subnet.name.clone(),
+            macs: subnet.macs,
+            top1: u16::try_from(top1).unwrap_or(10_000),
+        }
     });
     Ok(Accuracy { network: net.name().to_owned(), images: count, subnets: subnets.collect() })
 }

@@ -51,7 +51,11 @@ pub enum Split {
 
 impl Images {
     /// A split of Fashion-MNIST (or of anything laid out like it) from its gzipped IDX files.
-    pub fn from_idx(folder: &Path, split: Split, (height, width, channels): (usize, usize, usize)) -> Result<Self, DataError> {
+    pub fn from_idx(
+        folder: &Path,
+        split: Split,
+        (height, width, channels): (usize, usize, usize),
+    ) -> Result<Self, DataError> {
         let stem = if split == Split::Train { "train" } else { "t10k" };
         let images = folder.join(format!("{stem}-images-idx3-ubyte.gz"));
         let labels = folder.join(format!("{stem}-labels-idx1-ubyte.gz"));
@@ -76,15 +80,17 @@ impl Images {
     }
 
     /// All JPEG, PNG, PGM and PPM files of a folder, by name; 8-bit gray or colour as the network takes (or what converts to it), unlabelled.
-    pub fn from_folder(folder: &Path, (height, width, channels): (usize, usize, usize)) -> Result<Self, DataError> {
+    pub fn from_folder(
+        folder: &Path,
+        (height, width, channels): (usize, usize, usize),
+    ) -> Result<Self, DataError> {
         let unreadable = |source| DataError::Read { path: folder.to_owned(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
-            if path
-                .extension()
-                .is_some_and(|e| ["jpg", "jpeg", "png", "pgm", "ppm"].iter().any(|known| e.eq_ignore_ascii_case(known)))
-            {
+            if path.extension().is_some_and(|e| {
+                ["jpg", "jpeg", "png", "pgm", "ppm"].iter().any(|known| e.eq_ignore_ascii_case(known))
+            }) {
                 files.push(path);
             }
         }

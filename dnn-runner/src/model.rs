@@ -12,8 +12,8 @@ use crate::engine::plan::Plan;
 use crate::engine::store::{Source, Store};
 use crate::engine::{Engine, Worker};
 use crate::family;
-use crate::kernel::Kernel;
 use crate::image::Images;
+use crate::kernel::Kernel;
 use crate::manifest::{Family, Manifest, ManifestError, WeightsSource};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
@@ -102,7 +102,9 @@ impl Supernet {
             return Self::onnx(&manifest, &text, path);
         }
         let (file, expected, sha256) = match manifest.weights.source().expect("checked by the manifest") {
-            WeightsSource::Seed(seed) => return Self::build(&manifest, &text, &Source::Seed(seed), path, None),
+            WeightsSource::Seed(seed) => {
+                return Self::build(&manifest, &text, &Source::Seed(seed), path, None);
+            }
             WeightsSource::File { name, bytes, sha256 } => (path.with_file_name(name), bytes, sha256),
         };
         let read = |source| ModelError::Read { path: file.clone(), source };
@@ -129,7 +131,8 @@ impl Supernet {
         let mut files = Vec::new();
         for s in &manifest.subnets {
             let file = path.with_file_name(s.file.as_deref().expect("checked by the manifest"));
-            let bytes = std::fs::read(&file).map_err(|source| ModelError::Read { path: file.clone(), source })?;
+            let bytes =
+                std::fs::read(&file).map_err(|source| ModelError::Read { path: file.clone(), source })?;
             let (found, said) = (hex(&Sha256::digest(&bytes)), s.sha256.as_deref().unwrap_or_default());
             if found != said {
                 return Err(ModelError::File {

@@ -136,7 +136,10 @@ fn tensors_that_do_not_fit_the_manifest_are_refused() {
     let mut net = Net::new(1, 0);
     net.tensors.insert("group0.extra".into(), (vec![1], vec![0.0]));
     let error = net.refused();
-    assert!(error.contains("tensor \"group0.extra\": the file has 7 tensors; the manifest's layers make 6"), "{error}");
+    assert!(
+        error.contains("tensor \"group0.extra\": the file has 7 tensors; the manifest's layers make 6"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -226,7 +229,8 @@ fn the_shipped_network_is_as_accurate_as_its_manifest_says() {
         assert!(gap <= 450, "{}: {} measured, {} in the manifest", subnet.name, found.top1, subnet.top1);
     }
     // The fast form answers as the definitions do.
-    let (mut fast, mut naive) = (State::new(&net, Kernel::best()).unwrap(), State::new(&net, Kernel::reference()).unwrap());
+    let (mut fast, mut naive) =
+        (State::new(&net, Kernel::best()).unwrap(), State::new(&net, Kernel::reference()).unwrap());
     for n in 0..20 {
         let (pixels, _) = images.get(n);
         let expected = net.logits(3, pixels, &mut naive);

@@ -217,9 +217,13 @@ impl Profile {
     pub fn parse(text: &str) -> Result<Self, String> {
         let profile: Self = toml::from_str(text).map_err(|e| e.to_string())?;
         for r in &profile.rows {
-            let rises = 0.0 < r.p10_ms && r.p10_ms <= r.p50_ms && r.p50_ms <= r.p90_ms && r.p90_ms.is_finite();
+            let rises =
+                0.0 < r.p10_ms && r.p10_ms <= r.p50_ms && r.p50_ms <= r.p90_ms && r.p90_ms.is_finite();
             if !rises || r.threads == 0 || r.batch == 0 || r.frames == 0 {
-                return Err(format!("row of subnet {:?}: 0 < p10 <= p50 <= p90, and counts above 0", r.subnet));
+                return Err(format!(
+                    "row of subnet {:?}: 0 < p10 <= p50 <= p90, and counts above 0",
+                    r.subnet
+                ));
             }
         }
         Ok(profile)
@@ -255,7 +259,8 @@ impl Profile {
         let mut batcher = Batcher::new(Arc::clone(net), kernel, most)?;
         let all = wanted.threads.len() * wanted.batches.len() * net.subnets().len();
         let bar = ProgressBar::new(all as u64).with_style(
-            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta} left)").expect("a legal template"),
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({eta} left)")
+                .expect("a legal template"),
         );
         for (subnet, s) in net.subnets().iter().enumerate() {
             for (&threads, &batch) in
@@ -299,7 +304,8 @@ impl Profile {
             let medians = times.iter_mut().map(|t| quantile(t, 500));
             of_subnets.push(named.zip(medians).collect::<Vec<_>>());
         }
-        self.predicted = of_subnets.iter().enumerate().map(|(i, own)| predict(net, &of_subnets, i, own)).collect();
+        self.predicted =
+            of_subnets.iter().enumerate().map(|(i, own)| predict(net, &of_subnets, i, own)).collect();
         let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (layer, ns) in of_subnets.iter().flatten() {
             all.entry(layer).or_default().push(*ns);
@@ -408,8 +414,10 @@ mod tests {
     fn a_prediction_takes_known_layers_from_the_others() {
         let dir = tempfile::tempdir().unwrap();
         let (net, _, _) = made(dir.path());
-        let layers = |list: &[(&str, f64)]| list.iter().map(|(l, ns)| ((*l).to_owned(), *ns)).collect::<Vec<_>>();
-        let all = [layers(&[("a", 2e6), ("b", 3e6)]), layers(&[("a", 4e6)]), layers(&[("a", 9e6), ("a", 4e6)])];
+        let layers =
+            |list: &[(&str, f64)]| list.iter().map(|(l, ns)| ((*l).to_owned(), *ns)).collect::<Vec<_>>();
+        let all =
+            [layers(&[("a", 2e6), ("b", 3e6)]), layers(&[("a", 4e6)]), layers(&[("a", 9e6), ("a", 4e6)])];
         // "a" by the middle of 4, 4, 9; "b" is its own: 3 of 5 ms.
         let found = predict(&net, &all, 0, &all[0]);
         assert_eq!((found.measured_ms, found.predicted_ms, found.covered), (5.0, 7.0, 0.4));
@@ -428,9 +436,11 @@ mod tests {
             let error = Profile::resume(&path, &net, Kernel::best()).unwrap_err().to_string();
             assert!(error.contains("profile.toml: ") && error.contains(rule), "{error}");
         }
-        let row = "[[rows]]\nsubnet=\"a\"\nthreads=1\nbatch=1\nframes=1\np10-ms=2.0\np50-ms=1.0\np90-ms=3.0\n";
+        let row =
+            "[[rows]]\nsubnet=\"a\"\nthreads=1\nbatch=1\nframes=1\np10-ms=2.0\np50-ms=1.0\np90-ms=3.0\n";
         let head = toml::to_string(&fresh).unwrap();
-        let head = head.replace("rows = []\n", "").replace("layers = []\n", "").replace("predicted = []\n", "");
+        let head =
+            head.replace("rows = []\n", "").replace("layers = []\n", "").replace("predicted = []\n", "");
         let error = Profile::parse(&format!("{head}{row}")).unwrap_err();
         assert!(error.contains("p10 <= p50"), "{error}");
     }

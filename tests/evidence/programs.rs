@@ -138,18 +138,16 @@ pub fn profile() -> anyhow::Result<Vec<Row>> {
         .arg(&out)
         .status()?;
     anyhow::ensure!(done.success(), "dnn-runner profile ended with {done}");
-    let profile = dnn_runner::profile::Profile::parse(&std::fs::read_to_string(&out)?).map_err(anyhow::Error::msg)?;
+    let profile =
+        dnn_runner::profile::Profile::parse(&std::fs::read_to_string(&out)?).map_err(anyhow::Error::msg)?;
     let mut all = vec![row("others at work when it began, of one CPU", profile.noise * 100.0, "%", 1)];
     for r in &profile.rows {
         let name = format!("{}, {} threads, batch {}", r.subnet, r.threads, r.batch);
         let row = row(&name, r.p50_ms, "ms", r.frames as u64);
         all.push(Row { p10: Some(r.p10_ms), p90: Some(r.p90_ms), ..row });
     }
-    let errors: Vec<f64> = profile
-        .predicted
-        .iter()
-        .map(|p| (p.predicted_ms / p.measured_ms - 1.0).abs() * 100.0)
-        .collect();
+    let errors: Vec<f64> =
+        profile.predicted.iter().map(|p| (p.predicted_ms / p.measured_ms - 1.0).abs() * 100.0).collect();
     all.push(crate::median("predicted from the other sub-networks' layers: error", &errors, "%"));
     let covered: Vec<f64> = profile.predicted.iter().map(|p| p.covered * 100.0).collect();
     all.push(crate::median("share of the time that those layers cover", &covered, "%").higher());

@@ -182,8 +182,7 @@ impl Run<'_, '_> {
                     channels: input.pixel,
                     output: self.at(output.at),
                 });
-                let cut =
-                    Cut::new(input.pixel / LANES, 4, self.parts(input.shape.pixels() * input.pixel));
+                let cut = Cut::new(input.pixel / LANES, 4, self.parts(input.shape.pixels() * input.pixel));
                 // SAFETY: see above.
                 self.crew.run(cut.count(), &|i| unsafe { kernel.mean(args.get(), cut.piece(i)) });
             }

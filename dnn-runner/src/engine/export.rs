@@ -64,9 +64,8 @@ fn int(name: &str, value: usize) -> Message {
 
 /// ValueInfoProto: name 1, type 2 (tensor_type 1: elem_type 1 = FLOAT, shape 2: dim 1: dim_value 1).
 fn value_info(name: &str, dims: &[usize]) -> Message {
-    let shape = dims.iter().fold(Message::default(), |m, d| {
-        m.message(1, &Message::default().int(1, *d as u64))
-    });
+    let shape =
+        dims.iter().fold(Message::default(), |m, d| m.message(1, &Message::default().int(1, *d as u64)));
     let tensor = Message::default().int(1, 1).message(2, &shape);
     Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
 }

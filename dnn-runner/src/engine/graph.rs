@@ -190,7 +190,8 @@ impl Graph {
         let (before, shape) = self.place(x, &conv)?;
         let inputs = self.shape(x).channels;
         if !inputs.is_multiple_of(conv.groups) || !conv.outputs.is_multiple_of(conv.groups) {
-            return self.refuse(format!("{:?}: {} groups do not divide the channels", conv.slot, conv.groups));
+            return self
+                .refuse(format!("{:?}: {} groups do not divide the channels", conv.slot, conv.groups));
         }
         Ok(self.push(Op::Conv { before, conv }, x, shape))
     }

@@ -149,7 +149,9 @@ fn input(dims: &[i64], images: &Images) -> Result<Input, String> {
     let (d, h, w) = if channels_first { (a, b, c) } else { (c, a, b) };
     let side = |dim: i64, size: usize| usize::try_from(dim).unwrap_or(size);
     if n > 1 || !(d < 0 || is(d, channels)) || h == 0 || w == 0 {
-        return Err(format!("an input of {dims:?}; the manifest's images make (1, {channels}, rows, columns)"));
+        return Err(format!(
+            "an input of {dims:?}; the manifest's images make (1, {channels}, rows, columns)"
+        ));
     }
     let (height, width) = (side(h, height), side(w, width));
     let signed = |n: usize| i64::try_from(n).expect("sides are small");

@@ -313,8 +313,7 @@ impl<'g> Planner<'g> {
             Op::Depthwise { before, conv } => {
                 let key = (conv.slot.clone(), conv.kernel.0);
                 let weights = store.depthwise.get(&key);
-                let weights =
-                    weights.ok_or(format!("no depthwise slot {:?} of kernel {}", key.0, key.1))?;
+                let weights = weights.ok_or(format!("no depthwise slot {:?} of kernel {}", key.0, key.1))?;
                 if conv.outputs > weights.channels || node.input == Value(0) {
                     return Err(format!(
                         "{:?}: {} channels; the slot has {}",
@@ -364,8 +363,7 @@ fn epilogue(
             Some(name) => {
                 let all = store.vectors.get(name).ok_or(format!("no vector {name:?}"))?;
                 let part = all.get(..outputs);
-                let part =
-                    part.ok_or(format!("{name:?}: {} numbers for {outputs} outputs", all.len()))?;
+                let part = part.ok_or(format!("{name:?}: {} numbers for {outputs} outputs", all.len()))?;
                 vectors.extend_from_slice(part);
             }
         }

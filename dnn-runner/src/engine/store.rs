@@ -218,7 +218,8 @@ impl Store {
         for node in &graph.nodes {
             match &node.op {
                 Op::Conv { conv, .. } => {
-                    let (inputs, n) = (graph.shape(node.input).channels / conv.groups, conv.outputs / conv.groups);
+                    let (inputs, n) =
+                        (graph.shape(node.input).channels / conv.groups, conv.outputs / conv.groups);
                     let from = &self.dense[&conv.slot];
                     let taps = from.kernel.0 * from.kernel.1;
                     let mut flat = Vec::with_capacity(taps * inputs * conv.outputs);
@@ -292,7 +293,8 @@ impl Source<'_> {
             Self::File(file) => file,
             Self::Seed(seed) => return Ok(random(*seed, slot)),
         };
-        let view = file.tensor(&slot.name).map_err(|e| refuse(format!("{e}; the manifest's layers need it")))?;
+        let view =
+            file.tensor(&slot.name).map_err(|e| refuse(format!("{e}; the manifest's layers need it")))?;
         if view.dtype() != Dtype::F32 {
             return Err(refuse(format!("type {:?}; it must be F32", view.dtype())));
         }
@@ -312,9 +314,10 @@ impl Source<'_> {
 /// They depend on the seed and the slot's name alone.
 fn random(seed: u64, slot: &Slot) -> Vec<f32> {
     // FNV-1a, so that a slot's values do not depend on the others.
-    let hash = slot.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = slot
+        .name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut rng = fastrand::Rng::with_seed(seed ^ hash);
     let count = slot.kind.shape().iter().product();
     let mut uniform = |half: f32, middle: f32| -> Vec<f32> {
@@ -340,7 +343,9 @@ mod tests {
         // 1 x 2 kernel, 3 inputs, 17 outputs: value = its place in the tensor.
         let from: Vec<f32> = (0..2 * 3 * 17).map(|i| f32::from(u8::try_from(i).unwrap())).collect();
         let packed = Dense::pack((1, 2), 3, 17, 1, &from);
-        let at = |o: usize, tap: usize, i: usize| packed.data[o / 16 * packed.panel() + tap * packed.tap() + i * 16 + o % 16];
+        let at = |o: usize, tap: usize, i: usize| {
+            packed.data[o / 16 * packed.panel() + tap * packed.tap() + i * 16 + o % 16]
+        };
         for (o, tap, i) in [(0, 0, 0), (16, 0, 0), (15, 1, 2), (16, 1, 2), (3, 0, 1)] {
             assert_eq!(at(o, tap, i), from[(tap * 3 + i) * 17 + o], "{o} {tap} {i}");
         }

@@ -203,7 +203,9 @@ mod tests {
     #[test]
     fn rounding_is_mobilenets() {
         // make_divisible(v, 8) of MobileNet's reference code, worked out by hand.
-        for (n, expected) in [(1, 8), (11, 16), (12, 16), (13, 16), (18, 24), (20, 24), (36, 40), (72, 72), (96, 96)] {
+        for (n, expected) in
+            [(1, 8), (11, 16), (12, 16), (13, 16), (18, 24), (20, 24), (36, 40), (72, 72), (96, 96)]
+        {
             assert_eq!(round8(n), expected, "{n}");
         }
     }

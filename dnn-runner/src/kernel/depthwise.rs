@@ -98,7 +98,10 @@ impl Depthwise {
     }
 
     #[inline(always)]
-    unsafe fn rows<V: Vector, const PIXELS: usize, const K: usize, const S: usize>(&self, rows: Range<usize>) {
+    unsafe fn rows<V: Vector, const PIXELS: usize, const K: usize, const S: usize>(
+        &self,
+        rows: Range<usize>,
+    ) {
         let signed = |n: usize| n.cast_signed();
         let (height, width) = (signed(self.height), signed(self.width));
         for oy in rows {

@@ -72,7 +72,13 @@ impl Product {
     /// Pointers to the inputs of `rows` output pixels from `from` on, for each tap; the last pixel is
     /// repeated up to `tile`.
     #[inline(always)]
-    unsafe fn gather(&self, from: usize, rows: usize, tile: usize, to: &mut [*const f32; TAPS_MAX * TILE_MAX]) {
+    unsafe fn gather(
+        &self,
+        from: usize,
+        rows: usize,
+        tile: usize,
+        to: &mut [*const f32; TAPS_MAX * TILE_MAX],
+    ) {
         let (kh, kw) = self.taps;
         if kh == 1 && kw == 1 && self.stride == 1 {
             for (r, to) in to[..tile].iter_mut().enumerate() {
@@ -89,7 +95,8 @@ impl Product {
                 at >= before && at + taps <= size + before
             };
             let inside = self.bordered
-                || (within(top, self.padding.0, kh, self.height) && within(left, self.padding.1, kw, self.width));
+                || (within(top, self.padding.0, kh, self.height)
+                    && within(left, self.padding.1, kw, self.width));
             for ky in 0..kh {
                 let row = first.wrapping_add(ky * self.row);
                 for kx in 0..kw {

@@ -9,7 +9,10 @@
 //! Activations lie as rows of pixels, a pixel's channels together, padded with zeros to a multiple of
 //! [`LANES`] (the image, which vectors never read, is not). So every vector is whole: there are no masks
 //! for channels, and a slice of channels is a shorter loop.
-#![expect(unsafe_code, reason = "vector registers, raw rows, and calling code for CPU features found at run time")]
+#![expect(
+    unsafe_code,
+    reason = "vector registers, raw rows, and calling code for CPU features found at run time"
+)]
 
 pub(crate) mod depthwise;
 pub(crate) mod gemm;

@@ -226,10 +226,9 @@ fn cut(net: &Net, own: &Net, seed: u64) -> Store {
                     values[(tap * wi + i) * wo + group * (wo / groups) + o]
                 })
                 .collect(),
-            (SlotKind::Depthwise { kernel, channels: wc, .. }, SlotKind::Depthwise { channels, .. }) => (0
-                ..kernel * kernel)
-                .flat_map(|tap| values[tap * wc..][..channels].to_vec())
-                .collect(),
+            (SlotKind::Depthwise { kernel, channels: wc, .. }, SlotKind::Depthwise { channels, .. }) => {
+                (0..kernel * kernel).flat_map(|tap| values[tap * wc..][..channels].to_vec()).collect()
+            }
             (_, SlotKind::Vector(n)) => values[..n].to_vec(),
             other => unreachable!("{other:?}"),
         };
@@ -237,7 +236,10 @@ fn cut(net: &Net, own: &Net, seed: u64) -> Store {
         bytes.push((part.name.clone(), shape, raw));
     }
     let views = bytes.iter().map(|(name, shape, raw)| {
-        (name.clone(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), raw).unwrap())
+        (
+            name.clone(),
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), raw).unwrap(),
+        )
     });
     let file = safetensors::serialize(views, None).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
