@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const UNSEEN: usize = 200;
+/// Each with two inferences.
+const SWITCHES: u32 = 400;
 
 /// Anonymous resident memory of this process, MiB.
 fn resident() -> f64 {
@@ -66,7 +68,7 @@ fn main() {
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
     all.push(median("an unseen sub-network ready", &times, "ms", Some(1.0)));
-    let figures = bench(&net, 1, 1, 3000, true).expect("a measurement").switch;
+    let figures = bench(&net, 1, 1, SWITCHES, true).expect("a measurement").switch;
     #[expect(clippy::cast_precision_loss, reason = "ns of a switch")]
     for (what, ns, goal) in [
         ("switch between two of them, p50", figures.switch_ns_p50 as f64, None),

@@ -37,7 +37,8 @@ pub fn print(rows: &[Value]) {
         return;
     }
     for r in rows {
-        let number = |key: &str| r[key].as_f64().map_or_else(String::new, |x| format!("{x:.3}"));
+        let show = |x: f64| if x.abs() < 1e-3 && x != 0.0 { format!("{x:.1e}") } else { format!("{x:.3}") };
+        let number = |key: &str| r[key].as_f64().map_or_else(String::new, show);
         let (name, unit) = (r["name"].as_str().unwrap_or(""), r["unit"].as_str().unwrap_or(""));
         let goal = if r["goal"].is_null() { String::new() } else { format!("   (goal {})", r["goal"]) };
         println!("{name:<66} {:>10} {unit:<6} [{}, {}]{goal}", number("value"), number("p10"), number("p90"));
