@@ -61,12 +61,9 @@ enum What {
     /// Keep CPUs busy, as a co-runner of the demo and the tests.
     #[command(hide = true)]
     Burn {
-        /// Threads.
-        #[arg(long, default_value_t = 1)]
-        threads: u16,
-        /// On these CPUs only.
-        #[arg(long, value_delimiter = ',')]
-        cpus: Vec<usize>,
+        /// On this CPU.
+        #[arg(long)]
+        cpu: usize,
     },
 }
 
@@ -161,22 +158,20 @@ fn carry_out(what: What) -> anyhow::Result<()> {
         #[cfg(feature = "demo")]
         What::Demo(options) => tandem::demo::run(&options),
         What::Panic { agent } => say(&agent, &Command::Panic {}),
-        What::Burn { threads, cpus } => burn(threads, &cpus),
+        What::Burn { cpu } => burn(cpu),
     }
 }
 
-fn burn(threads: u16, cpus: &[usize]) -> anyhow::Result<()> {
-    if !cpus.is_empty() {
-        let mut set = nix::sched::CpuSet::new();
-        cpus.iter().try_for_each(|&c| set.set(c)).context("--cpus")?;
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("--cpus")?;
-    }
-    let spin = || loop {
+/// A session of its own, so that where the kernel groups tasks by session (autogroup) it counts as much as any other.
+fn burn(cpu: usize) -> anyhow::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu).context("--cpu")?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("--cpu")?;
+    // Refused to the leader of a group, which has one already.
+    let _ = nix::unistd::setsid();
+    loop {
         std::hint::spin_loop();
-    };
-    let threads: Vec<_> = (0..threads).map(|_| std::thread::spawn(spin)).collect();
-    threads.into_iter().for_each(|t| drop(t.join()));
-    Ok(())
+    }
 }
 
 fn show_board(board: &board::Board) {

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 
 /// Name, command's method.
-const METHODS: [(&str, &str); 8] = [
+const METHODS: [(&str, &str); 9] = [
     (
         "demo",
         "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
