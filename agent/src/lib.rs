@@ -29,6 +29,8 @@ pub mod transaction;
 
 pub mod governor;
 
+pub mod host;
+
 pub mod status;
 
 pub mod control;
