@@ -8,14 +8,15 @@
 use crate::actuate::{ActuateError, Member};
 use crate::envelope::{Admitted, Envelope};
 use crate::host::Host;
-use crate::policy::slot::PolicySlot;
-use crate::policy::{App, Decision, Slo};
+use crate::policy::slot::{PolicySlot, PolicySource};
+use crate::policy::{App, Decision, PolicyError, Slo};
 use crate::runners::gate::Gate;
 use crate::runners::{Change, Runner, Runners};
 use crate::sense::Sense;
 use crate::snapshot::Snapshot;
 use crate::transaction::Transaction;
 use crate::units::{AppSlot, Nanos};
+use std::sync::Arc;
 
 /// What the loop governs.
 pub trait Machine {
@@ -119,6 +120,14 @@ impl<M: Machine> Governor<M> {
         self.policy.apps(&self.machine.apps());
     }
 
+    /// Has a policy set serve from the next step on; waits for it. For who owns the clock.
+    ///
+    /// # Errors
+    /// Why it does not serve.
+    pub fn serve(&mut self, set: Arc<dyn PolicySource>) -> Result<(), PolicyError> {
+        self.policy.serve(set, &self.seen)
+    }
+
     /// What is governed.
     pub fn machine(&self) -> &M {
         &self.machine
@@ -126,6 +135,10 @@ impl<M: Machine> Governor<M> {
     /// The same, for whoever drives it.
     pub fn machine_mut(&mut self) -> &mut M {
         &mut self.machine
+    }
+    /// The end: what was governed.
+    pub fn into_machine(self) -> M {
+        self.machine
     }
     /// The last period's measurements.
     pub fn seen(&self) -> &Snapshot {

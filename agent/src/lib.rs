@@ -39,3 +39,6 @@ pub mod run;
 
 #[cfg(feature = "demo")]
 pub mod demo;
+
+#[cfg(feature = "sim")]
+pub mod sim;
