@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 
 /// Name, command's method.
-const METHODS: [(&str, &str); 8] = [
+const METHODS: [(&str, &str); 10] = [
     (
         "demo",
         "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
@@ -56,6 +56,20 @@ const METHODS: [(&str, &str); 8] = [
         "swap",
         "A hundred policy-set swaps in a row by the control socket while a runner takes 40 frames a second. Nothing lost is \
         proved by the totals in shared memory, not by the ring; a tick that began more than one period late is missed.",
+    ),
+    (
+        "sim-speed",
+        "Simulated two minutes (12,000 ticks of 10 ms) of four streams on a board of four domains, run to run in turn: the \
+        machine from event to event, the snapshot, `tandem-allocator` and four `tandem-tuner`s through Wasm or natively, the \
+        envelope, the transaction. Start-up (compiling excepted) is in the time. One core.",
+    ),
+    (
+        "sim-fit",
+        "How far the models' curves lie from the measured rows they were made from, and from rows left out (each half of the \
+        rows predicted by the other half). Latency: `a + b/f`; power: `p0 + p1 f + p3 f^3` (only for the board's constant: \
+        the simulator takes power from the rows). One run per row upstream, so the rows' own spread is not known. Then the \
+        clock at which each kernel governor's model stays longest under the loads of `tests/scenarios/loads`, on the VM's \
+        big domain; the VM's own figures stand under `governors`.",
     ),
 ];
 

@@ -4,6 +4,7 @@
 mod docs;
 mod live;
 mod programs;
+mod sim;
 mod tick;
 
 use anyhow::{Context as _, bail};
@@ -135,8 +136,10 @@ fn main() -> anyhow::Result<()> {
         "channel" => programs::channel()?,
         "bpf-cost" => programs::bpf_cost()?,
         "switch" => programs::switch()?,
+        "sim-speed" => sim::speed()?,
+        "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, sim-speed, sim-fit, docs"
         ),
     };
     anyhow::ensure!(

@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn rows_left_out_show_an_outlier() {
-        let mut rows: Vec<_> = (1..=10).map(|i| f64::from(i) * 100.0).map(|f| (f, 5.0 + 20_000.0 / f)).collect();
+        let mut rows: Vec<_> =
+            (1..=10).map(|i| f64::from(i) * 100.0).map(|f| (f, 5.0 + 20_000.0 / f)).collect();
         let fit = |r: &[(f64, f64)]| LatencyFit::through(r);
         assert!(left_out(&rows, fit, LatencyFit::at).unwrap().worst < 1e-9);
         rows[4].1 *= 1.3;

@@ -58,14 +58,15 @@ pub struct Kernel {
     every: Nanos,
     stepped: conservative::State,
     samplers: Vec<Sampler>,
-    /// The last frequency schedutil computed, and what it led to.
-    first: bool,
+    /// Nothing was set yet, or the limits changed: it looks at the next moment, whatever its rate.
+    fresh: bool,
 }
 
 impl Kernel {
     /// Over a domain with these frequencies, so many CPUs (0: a device) and that transition latency.
     pub fn new(which: Which, freqs: &[u64], cpus: usize, transition: Nanos) -> Self {
-        let delay = if transition.0 == 0 { Nanos::from_ms(1) } else { Nanos(transition.0 + transition.0 / 2) };
+        let delay =
+            if transition.0 == 0 { Nanos::from_ms(1) } else { Nanos(transition.0 + transition.0 / 2) };
         let every = match which {
             Which::Schedutil { rate_limit, .. } => rate_limit.unwrap_or(delay),
             Which::Ondemand | Which::Conservative => Nanos(delay.0.max(SAMPLING_MIN.0)),
@@ -79,7 +80,7 @@ impl Kernel {
             every,
             stepped: conservative::State::default(),
             samplers: vec![Sampler::default(); cpus],
-            first: true,
+            fresh: true,
         }
     }
 
@@ -89,7 +90,9 @@ impl Kernel {
             Which::Schedutil { .. } if !of_cpus => Some("schedutil governs CPUs, this is a device"),
             Which::Ondemand if !of_cpus => Some("ondemand governs CPUs, this is a device"),
             Which::Conservative if !of_cpus => Some("conservative governs CPUs, this is a device"),
-            Which::SimpleOndemand { .. } if of_cpus => Some("simple_ondemand governs devices, these are CPUs"),
+            Which::SimpleOndemand { .. } if of_cpus => {
+                Some("simple_ondemand governs devices, these are CPUs")
+            }
             _ => None,
         }
     }
@@ -102,6 +105,11 @@ impl Kernel {
         }
     }
 
+    /// The allowed range changed.
+    pub fn limits(&mut self) {
+        self.fresh = true;
+    }
+
     /// When it looks by itself, whatever the load does: devfreq's poll.
     pub fn poll(&self) -> Option<Nanos> {
         matches!(self.which, Which::SimpleOndemand { .. }).then(|| self.last + self.every)
@@ -110,20 +118,27 @@ impl Kernel {
     /// Whether a change of load or a tick at that time is a moment for it to look.
     pub fn due(&self, now: Nanos) -> bool {
         match self.which {
-            Which::Performance | Which::Powersave | Which::Userspace { .. } => self.first,
+            Which::Performance | Which::Powersave | Which::Userspace { .. } => self.fresh,
             Which::SimpleOndemand { .. } => now >= self.last + self.every,
-            _ => now >= self.last + self.every || self.first,
+            _ => now >= self.last + self.every || self.fresh,
         }
     }
 
     /// Looks, and answers the OPP to set; `None` = leaves it.
     ///
     /// `cap`: the highest OPP allowed; `busy`: of a device, its busy and total time since the last look.
-    pub fn look(&mut self, now: Nanos, current: usize, cap: u16, cpus: &mut [RunQueue], busy: [u64; 2]) -> Option<u16> {
+    pub fn look(
+        &mut self,
+        now: Nanos,
+        current: usize,
+        cap: u16,
+        cpus: &mut [RunQueue],
+        busy: [u64; 2],
+    ) -> Option<u16> {
         let table = Table::new(&self.freqs, 0, cap)?;
         let current_freq = self.freqs[current];
         let since = now.since(self.last).0;
-        self.first = false;
+        self.fresh = false;
         match self.which {
             Which::Performance => Some(cap),
             Which::Powersave => Some(0),

@@ -113,8 +113,7 @@ impl SimMachine {
     /// # Errors
     /// The scenario names what the board lacks.
     pub fn new(model: &Model, scenario: &Scenario, rule: &Rule) -> Result<Self, Unfit> {
-        let unfit =
-            |rule: String| Unfit { scenario: scenario.name.clone(), board: model.name.clone(), rule };
+        let unfit = |rule: String| Unfit { scenario: scenario.name.clone(), board: model.name.clone(), rule };
         let mut domains = Vec::new();
         for (id, _) in model.board.ids() {
             domains.push(SimDomain::new(model, id, kernel_of(model, id, rule)).map_err(unfit)?);
@@ -274,8 +273,9 @@ fn find(model: &Model, name: Option<&str>) -> Result<usize, String> {
         Some(name) => model.board.domain(name),
     };
     let known: Vec<_> = model.board.domains.iter().map(|d| d.name.as_str()).collect();
-    id.map(|d| usize::from(d.0))
-        .ok_or_else(|| format!("domain {:?}: not simulated there; it has {}", name.unwrap_or(""), known.join(", ")))
+    id.map(|d| usize::from(d.0)).ok_or_else(|| {
+        format!("domain {:?}: not simulated there; it has {}", name.unwrap_or(""), known.join(", "))
+    })
 }
 
 fn mask(cpus: &[usize]) -> u64 {
@@ -305,3 +305,6 @@ fn cap_at(model_mhz: &[f64], permille: u16) -> OppIndex {
     let limit = top * f64::from(permille) / 1000.0 + 1e-6;
     OppIndex(u16::try_from(model_mhz.iter().rposition(|f| *f <= limit).unwrap_or(0)).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

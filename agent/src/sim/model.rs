@@ -6,7 +6,7 @@
 
 mod parse;
 
-pub use parse::{SHIPPED, ModelError};
+pub use parse::{ModelError, SHIPPED};
 
 use super::constant::{Constants, Kind};
 use super::fit::LatencyFit;

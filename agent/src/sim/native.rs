@@ -177,11 +177,7 @@ impl<P: sdk::Tuner + Send> Tuner for NativeTuner<P> {
         to.other = to_other(seen.other);
         to.grant = to_grant(seen.grant);
         let said = self.policy.as_mut().ok_or_else(|| not_started(self.name))?.decide(&self.seen);
-        Ok(AppChoice {
-            subnet: SubnetIndex(said.subnet),
-            threads: said.threads,
-            ask: said.ask.map(OppIndex),
-        })
+        Ok(AppChoice { subnet: SubnetIndex(said.subnet), threads: said.threads, ask: said.ask.map(OppIndex) })
     }
 }
 
@@ -219,7 +215,8 @@ fn to_slo(slo: &Slo) -> sdk::Slo {
 }
 
 fn to_app(app: &App) -> sdk::App {
-    let subnet = |s: &crate::policy::Subnet| sdk::Subnet { name: s.name.clone(), top1: s.top1.0, macs: s.macs };
+    let subnet =
+        |s: &crate::policy::Subnet| sdk::Subnet { name: s.name.clone(), top1: s.top1.0, macs: s.macs };
     sdk::App {
         name: app.name.clone(),
         subnets: app.subnets.iter().map(subnet).collect(),

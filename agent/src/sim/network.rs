@@ -187,7 +187,10 @@ mod tests {
     fn figures_are_their_sources() {
         // Dynamic-OFA, nets_6/0: 74.202 %, 41.16 ms of 61.73 ms; 235.467 M multiply-adds.
         let ofa = Network::find("dynamic-ofa-6").unwrap();
-        assert_eq!((ofa.subnets.len(), ofa.subnets[0].top1, ofa.subnets[0].macs), (6, CentiPercent(7420), 235_467_000));
+        assert_eq!(
+            (ofa.subnets.len(), ofa.subnets[0].top1, ofa.subnets[0].macs),
+            (6, CentiPercent(7420), 235_467_000)
+        );
         assert!((ofa.on_gpu[0] - 41.1589 / 61.7347).abs() < 1e-9);
         assert_eq!(Network::find("dynamic-ofa-7").unwrap().subnets.len(), 7);
         // The thesis's MLCAD network, ours trained: 88.37 to 90.24 %.

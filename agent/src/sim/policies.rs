@@ -116,7 +116,9 @@ fn kernel(text: &str, name: &str, params: Vec<Param>) -> Result<SpecKind, String
         let bad = |rule: &str| format!("{text}: {key} = {value:?}: {rule}");
         match (name, key.as_str()) {
             (_, "subnet") => subnet = Some(value),
-            ("schedutil", "invariant") => invariant = value.parse().map_err(|_| bad("must be true or false"))?,
+            ("schedutil", "invariant") => {
+                invariant = value.parse().map_err(|_| bad("must be true or false"))?
+            }
             ("schedutil", "rate-limit-us") => {
                 let us: u64 = value.parse().map_err(|_| bad("must be a whole number"))?;
                 rate_limit = Some(Nanos(us.saturating_mul(1000)));
@@ -125,7 +127,11 @@ fn kernel(text: &str, name: &str, params: Vec<Param>) -> Result<SpecKind, String
                 let f: f64 = value.parse().map_err(|_| bad("must be a number"))?;
                 mhz = Some(f).filter(|f| *f > 0.0);
             }
-            _ => return Err(bad("unknown; known: subnet, invariant and rate-limit-us (schedutil), mhz (userspace)")),
+            _ => {
+                return Err(bad(
+                    "unknown; known: subnet, invariant and rate-limit-us (schedutil), mhz (userspace)",
+                ));
+            }
         }
     }
     let polled = Which::SimpleOndemand { poll: Nanos::from_ms(50) };
@@ -155,7 +161,11 @@ fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
     let part = |name: &str, known: &[&str], level: &str| {
         if name.ends_with(".wasm") {
             let path = PathBuf::from(name);
-            return if path.is_file() { Ok(Part::File(path)) } else { Err(format!("{text}: {name}: no such file")) };
+            return if path.is_file() {
+                Ok(Part::File(path))
+            } else {
+                Err(format!("{text}: {name}: no such file"))
+            };
         }
         if known.contains(&name) {
             return Ok(Part::Native(name.to_owned()));
@@ -180,7 +190,11 @@ impl SetSpec {
     ///
     /// # Errors
     /// A component that cannot serve.
-    pub fn load(&self, engine: Option<&WasmEngine>, home: &str) -> Result<Arc<dyn PolicySource>, PolicyError> {
+    pub fn load(
+        &self,
+        engine: Option<&WasmEngine>,
+        home: &str,
+    ) -> Result<Arc<dyn PolicySource>, PolicyError> {
         let mut params = self.allocator_params.clone();
         if !params.iter().any(|(k, _)| k == "domain") && !self.is_foreign() {
             params.push(("domain".into(), home.into()));
@@ -189,7 +203,10 @@ impl SetSpec {
             Part::Native(name) => Ok(Made::Native(name.clone())),
             Part::File(path) => match engine {
                 Some(engine) => Compiled::load(engine, path).map(Made::Wasm),
-                None => Err(unusable(&path.display().to_string(), "is a component, and there is no engine to run it")),
+                None => Err(unusable(
+                    &path.display().to_string(),
+                    "is a component, and there is no engine to run it",
+                )),
             },
         };
         Ok(Arc::new(Source {
@@ -235,7 +252,9 @@ impl PolicySource for Source {
 
     fn allocator(&self) -> Result<Box<dyn Allocator>, PolicyError> {
         match &self.allocator {
-            Made::Native(name) => native::allocator(name).ok_or_else(|| unusable(name, "is not linked natively")),
+            Made::Native(name) => {
+                native::allocator(name).ok_or_else(|| unusable(name, "is not linked natively"))
+            }
             Made::Wasm(code) => Ok(Box::new(WasmAllocator::new(code, patient())?)),
         }
     }
@@ -266,7 +285,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_serves() {
-        let schedutil = Spec::parse("kernel:schedutil?invariant=false&rate-limit-us=10000&subnet=25%").unwrap();
+        let schedutil =
+            Spec::parse("kernel:schedutil?invariant=false&rate-limit-us=10000&subnet=25%").unwrap();
         let which = Which::Schedutil { invariant: false, rate_limit: Some(Nanos::from_ms(10)) };
         let SpecKind::Kernel { cpus, subnet, .. } = &schedutil.kind else { panic!("{schedutil:?}") };
         assert_eq!((cpus, subnet.as_deref()), (&which, Some("25%")));

@@ -64,7 +64,8 @@ mod tests {
     const ANY: u64 = u64::MAX;
 
     fn shares(threads: &[(u64, f64)], cpus: usize) -> Vec<(usize, f64)> {
-        let threads: Vec<_> = threads.iter().map(|&(allowed, weight)| Thread { allowed, weight, last: 0 }).collect();
+        let threads: Vec<_> =
+            threads.iter().map(|&(allowed, weight)| Thread { allowed, weight, last: 0 }).collect();
         let mut places = vec![];
         spread(&threads, cpus, &mut places);
         places.iter().map(|p| (p.cpu, p.share)).collect()

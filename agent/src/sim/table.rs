@@ -39,7 +39,8 @@ impl Table {
     /// With file, line and rule.
     pub fn parse(file: &str, text: &str) -> Result<Self, BadToml> {
         let problems = Problems::new(file, text);
-        let mut read = csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(text.as_bytes());
+        let mut read =
+            csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(text.as_bytes());
         let mut rows: Vec<(usize, Row)> = Vec::new();
         let headers = read.headers().cloned();
         let mut record = csv::StringRecord::new();
@@ -112,7 +113,9 @@ impl Table {
 
 fn row_error(e: &csv::Error) -> String {
     match e.kind() {
-        csv::ErrorKind::Deserialize { err, .. } => format!("row: {err}; columns: mhz,clients,latency_ms,power_mw,throughput_fps"),
+        csv::ErrorKind::Deserialize { err, .. } => {
+            format!("row: {err}; columns: mhz,clients,latency_ms,power_mw,throughput_fps")
+        }
         _ => format!("row: {e}"),
     }
 }
@@ -157,8 +160,7 @@ fn gaps(rows: &[(usize, Row)], problems: &Problems<'_>) {
     let most = rows.iter().map(|(_, r)| r.clients).max().unwrap_or(0).min(CLIENTS);
     for clients in 1..=most {
         let here: Vec<f64> = clocks(clients).collect();
-        let missing: Vec<String> =
-            clocks(1).filter(|f| !here.contains(f)).map(|f| f.to_string()).collect();
+        let missing: Vec<String> = clocks(1).filter(|f| !here.contains(f)).map(|f| f.to_string()).collect();
         if here.is_empty() || !missing.is_empty() {
             let which = if here.is_empty() { "all".into() } else { missing.join(", ") };
             problems.at(0..0, format_args!("a gap: no row with {clients} clients at {which} MHz"));
@@ -195,7 +197,11 @@ mod tests {
     #[test]
     fn each_rule_is_told_with_file_and_line() {
         for (from, to, message) in [
-            ("200,1,41", "200,1,90", "t.csv:4: 200 MHz, 1 clients: latency_ms (90): is above that at 100 MHz (80)"),
+            (
+                "200,1,41",
+                "200,1,90",
+                "t.csv:4: 200 MHz, 1 clients: latency_ms (90): is above that at 100 MHz (80)",
+            ),
             ("200,1,41", "50,1,41", "t.csv:4: 50 MHz, 1 clients: is not above the row before (100 MHz)"),
             ("200,2,62,1700,30\n", "", "t.csv:1: a gap: no row with 2 clients at 200 MHz"),
             ("100,1,80", "100,1,-80", "t.csv:3: 100 MHz, 1 clients: latency_ms (-80): must be above 0"),

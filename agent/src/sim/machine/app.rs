@@ -68,10 +68,19 @@ pub(super) struct SimApp {
 
 impl SimApp {
     /// `subnet`: fixed by the rule; else the largest until told.
-    pub fn new(i: usize, plan: &AppPlan, model: &Model, seed: u64, subnet: Option<usize>) -> Result<Self, String> {
+    pub fn new(
+        i: usize,
+        plan: &AppPlan,
+        model: &Model,
+        seed: u64,
+        subnet: Option<usize>,
+    ) -> Result<Self, String> {
         let named = plan.largest.map(|l| l.as_ms()).or_else(|| model.largest_ms(plan.network.name));
         let largest_ns = named.ok_or_else(|| {
-            format!("app {:?}: nothing says what {} takes there; give `largest-ms`", plan.name, plan.network.name)
+            format!(
+                "app {:?}: nothing says what {} takes there; give `largest-ms`",
+                plan.name, plan.network.name
+            )
         })? * 1e6;
         let slot = u16::try_from(i).map_err(|_| "too many applications")?;
         let home = usize::from(model.apps_on.0);
@@ -146,7 +155,14 @@ impl SimApp {
         let work_ns = times[subnet] * noisy(&mut self.rng, self.noise);
         let seq = self.order.seq;
         self.flight = Some(Flight {
-            arrived, started: now, subnet, seq, left: 1.0, rate: 0.0, work_ns, finish: Nanos(u64::MAX),
+            arrived,
+            started: now,
+            subnet,
+            seq,
+            left: 1.0,
+            rate: 0.0,
+            work_ns,
+            finish: Nanos(u64::MAX),
         });
         true
     }

@@ -96,7 +96,8 @@ impl Book {
         self.work.fill(0.0);
         for (book, d) in self.domains.iter_mut().zip(domains) {
             // Taken off again at the end.
-            *book = DomainBook { energy_mj: d.energy_mj, residency_ns: d.residency.clone(), moves: d.moves_all };
+            *book =
+                DomainBook { energy_mj: d.energy_mj, residency_ns: d.residency.clone(), moves: d.moves_all };
         }
     }
 

@@ -75,11 +75,16 @@ impl SimDomain {
             return Err(format!("domain {:?}: the governor {which}", board.name));
         }
         if board.cpus.len() > CPUS {
-            return Err(format!("domain {:?}: {} CPUs, at most {CPUS} are simulated", board.name, board.cpus.len()));
+            return Err(format!(
+                "domain {:?}: {} CPUs, at most {CPUS} are simulated",
+                board.name,
+                board.cpus.len()
+            ));
         }
         let places = board.cpus.len().max(1);
         let opps = board.opps.len();
-        let work = if of_cpus { (0..opps).map(|o| model.work_rate(id, o)).collect() } else { vec![0.0; opps] };
+        let work =
+            if of_cpus { (0..opps).map(|o| model.work_rate(id, o)).collect() } else { vec![0.0; opps] };
         let mut domain = Self {
             name: board.name.clone(),
             cpus: board.cpus.clone(),
@@ -228,6 +233,14 @@ impl SimDomain {
             return;
         }
         self.pending = (self.opp != opp).then_some((now + self.latency, opp));
+    }
+
+    /// The cap changed: the kernel's governor looks anew.
+    pub fn recap(&mut self) {
+        self.touched = true;
+        if let Some(kernel) = &mut self.kernel {
+            kernel.limits();
+        }
     }
 
     /// Lets the kernel's governor look, if this is a moment for it.

@@ -155,7 +155,8 @@ impl SimMachine {
             Plan::Event(i) => match self.happenings[i].clone() {
                 Happening::Ambient { celsius } => self.heat.ambient = celsius,
                 Happening::Cap { domain, permille } => {
-                    for d in self.domains.iter_mut().filter(|d| domain.as_ref().is_none_or(|n| *n == d.name)) {
+                    for d in self.domains.iter_mut().filter(|d| domain.as_ref().is_none_or(|n| *n == d.name))
+                    {
                         d.outside = cap_at(&d.mhz, permille);
                     }
                     self.set_caps();
@@ -173,7 +174,7 @@ impl SimMachine {
                 continue;
             }
             domain.cap = cap;
-            domain.touched = true;
+            domain.recap();
             let wanted = self.clocks.recap(d, cap);
             if self.agent {
                 domain.go(self.now, usize::from(wanted.0));

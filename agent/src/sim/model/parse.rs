@@ -62,7 +62,9 @@ pub enum ModelError {
     #[error(transparent)]
     Board(#[from] BoardError),
     /// No such model.
-    #[error("board {name:?}: no model of it; give a model file (a path with `/` or ending in .toml) or one of: {known}")]
+    #[error(
+        "board {name:?}: no model of it; give a model file (a path with `/` or ending in .toml) or one of: {known}"
+    )]
     Unknown {
         /// Asked.
         name: String,
@@ -120,8 +122,11 @@ impl Model {
         let constants = read_constants(&mut top, &domains);
         top.close();
         let model = board.zip(home).map(|(board, home)| {
-            let left_out =
-                board.domains.iter().filter(|d| !domains.iter().any(|(m, _)| m.name == d.name)).map(|d| d.name.clone());
+            let left_out = board
+                .domains
+                .iter()
+                .filter(|d| !domains.iter().any(|(m, _)| m.name == d.name))
+                .map(|d| d.name.clone());
             let left_out = left_out.collect();
             let (of_board, models) = domains.into_iter().unzip();
             Self {
@@ -201,7 +206,16 @@ fn read_domain(
     };
     let speed_up = (1..=clients).map(|c| read.as_ref().map_or(1.0, |t| t.speed_up(c))).collect();
     let model = DomainModel {
-        power, power_kind, power_source, whole_board, rail, fit, fit_to_mhz: fit_to, speed_up, network, table: read,
+        power,
+        power_kind,
+        power_source,
+        whole_board,
+        rail,
+        fit,
+        fit_to_mhz: fit_to,
+        speed_up,
+        network,
+        table: read,
     };
     Ok(Some((domain, model)))
 }
@@ -213,7 +227,11 @@ fn covers(section: &Section<'_>, span: std::ops::Range<usize>, domain: &Domain, 
         let f = mhz(opp);
         // Boards round their clocks.
         if f < lo - 1.0 || f > hi + 1.0 {
-            section.bad(span.clone(), "table", format_args!("a gap: no rows around {f} MHz; it has {lo} to {hi} MHz"));
+            section.bad(
+                span.clone(),
+                "table",
+                format_args!("a gap: no rows around {f} MHz; it has {lo} to {hi} MHz"),
+            );
         }
     }
 }
@@ -229,7 +247,9 @@ fn power(section: &Section<'_>, domain: &Domain, table: Option<&Table>, share: f
             let mut row = Vec::new();
             for (i, opp) in domain.opps.iter().enumerate() {
                 if opp.power.is_none() && !domain.cpus.is_empty() {
-                    section.wrong(format_args!("opp {i} of the board has no `power-mw`, and there is no `table`"));
+                    section.wrong(format_args!(
+                        "opp {i} of the board has no `power-mw`, and there is no `table`"
+                    ));
                 }
                 row.push(opp.power.map_or(0.0, |p| f64::from(p.0)));
             }
@@ -348,14 +368,38 @@ mod tests {
     #[test]
     fn each_rule_is_told_with_file_line_and_value() {
         for (from, to, message) in [
-            ("apps-on = \"big\"", "apps-on = \"huge\"", "apps-on (\"huge\"): is none of the domains modelled here"),
-            ("name = \"little\"", "name = \"tiny\"", "domain \"tiny\": name (\"tiny\"): not in the board; it has little, big, gpu"),
-            ("name = \"idle-share\"", "name = \"idle-shard\"", "a gap: no [[constant]] \"idle-share\" (share)"),
-            ("name = \"idle-share\"", "name = \"idle-shard\"", "constant \"idle-shard\": name (\"idle-shard\"): unknown; known: ambient-c"),
+            (
+                "apps-on = \"big\"",
+                "apps-on = \"huge\"",
+                "apps-on (\"huge\"): is none of the domains modelled here",
+            ),
+            (
+                "name = \"little\"",
+                "name = \"tiny\"",
+                "domain \"tiny\": name (\"tiny\"): not in the board; it has little, big, gpu",
+            ),
+            (
+                "name = \"idle-share\"",
+                "name = \"idle-shard\"",
+                "a gap: no [[constant]] \"idle-share\" (share)",
+            ),
+            (
+                "name = \"idle-share\"",
+                "name = \"idle-shard\"",
+                "constant \"idle-shard\": name (\"idle-shard\"): unknown; known: ambient-c",
+            ),
             ("range = [0.0, 0.2]", "", "constant \"idle-share\": is assumed: give the `range`"),
-            ("range = [0.0, 0.2]", "range = [0.1, 0.2]", "range ([0.1, 0.2]): must rise and hold the value 0.08"),
+            (
+                "range = [0.0, 0.2]",
+                "range = [0.1, 0.2]",
+                "range ([0.1, 0.2]): must rise and hold the value 0.08",
+            ),
             ("value = 0.08", "value = 8.0", "value (8.0): must be 0 to 1 share"),
-            ("table = \"odroid-xu3-big.csv\"", "table = \"jetson-nano.csv\"", "table (\"jetson-nano.csv\"): a gap: no rows around 1000 MHz"),
+            (
+                "table = \"odroid-xu3-big.csv\"",
+                "table = \"jetson-nano.csv\"",
+                "table (\"jetson-nano.csv\"): a gap: no rows around 1000 MHz",
+            ),
             ("table = \"odroid-xu3-big.csv\"", "table = \"none.csv\"", "none.csv: No such file"),
             ("board = \"odroid-xu3\"", "board = \"odroid\"", "board \"odroid\": not known"),
         ] {
@@ -366,7 +410,8 @@ mod tests {
 
     #[test]
     fn all_errors_of_a_file_come_at_once() {
-        let text = GOOD.replace("value = 0.08", "value = 8.0").replace("apps-on = \"big\"", "apps-on = \"huge\"");
+        let text =
+            GOOD.replace("value = 0.08", "value = 8.0").replace("apps-on = \"big\"", "apps-on = \"huge\"");
         let got = Model::parse("m", "m.toml", &text, None).unwrap_err().to_string();
         assert_eq!(got.lines().count(), 2 + 1, "{got}");
     }
@@ -381,7 +426,8 @@ mod tests {
         // PRiME, A15 at 1600 MHz: 3.689 W.
         let xu3 = Model::find("odroid-xu3").unwrap();
         let big = xu3.board.domain("big").unwrap();
-        let at_1600 = xu3.board.domains[usize::from(big.0)].opps.iter().position(|o| o.freq.raw == 1_600_000).unwrap();
+        let at_1600 =
+            xu3.board.domains[usize::from(big.0)].opps.iter().position(|o| o.freq.raw == 1_600_000).unwrap();
         assert!((xu3.busy_power(big)[0][at_1600] - 3689.0).abs() < 1.0);
         // Device tree: A7 539, A15 1024 per MHz.
         let little = xu3.board.domain("little").unwrap();

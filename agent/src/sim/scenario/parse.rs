@@ -42,7 +42,9 @@ impl Scenario {
         let sections = top.sections("app");
         match sections.len() {
             0 => top.wrong("no `[[app]]`: a scenario has at least one application"),
-            n if n > APPS => sections[APPS].wrong(format_args!("{n} applications: at most {APPS} are allowed")),
+            n if n > APPS => {
+                sections[APPS].wrong(format_args!("{n} applications: at most {APPS} are allowed"))
+            }
             _ => {}
         }
         for section in sections {
@@ -72,7 +74,13 @@ impl Scenario {
 }
 
 /// A number of seconds between two bounds; `None` if it is wrong, or is missing without a default.
-fn seconds(section: &mut Section<'_>, key: &'static str, lo: f64, hi: f64, default: Option<f64>) -> Option<Nanos> {
+fn seconds(
+    section: &mut Section<'_>,
+    key: &'static str,
+    lo: f64,
+    hi: f64,
+    default: Option<f64>,
+) -> Option<Nanos> {
     let value = match default {
         Some(d) => section.opt::<f64>(key).map_or(Some((d, None)), |v| Some((*v.get_ref(), Some(v.span())))),
         None => section.need::<f64>(key).map(|v| (*v.get_ref(), Some(v.span()))),
@@ -85,7 +93,11 @@ fn seconds(section: &mut Section<'_>, key: &'static str, lo: f64, hi: f64, defau
     Some(Nanos::from_secs(value))
 }
 
-fn unique<'a>(section: &mut Section<'_>, what: &str, mut before: impl Iterator<Item = &'a str>) -> Option<String> {
+fn unique<'a>(
+    section: &mut Section<'_>,
+    what: &str,
+    mut before: impl Iterator<Item = &'a str>,
+) -> Option<String> {
     let name = section.need::<String>("name")?;
     section.call(format!("{what} {:?}", name.get_ref()));
     if name.get_ref().trim().is_empty() {
@@ -213,7 +225,11 @@ fn recorded(section: &mut Section<'_>, end: Nanos) -> Option<Frames> {
     if list.is_empty() {
         section.bad(times.span(), "times-s", "must not be empty");
     } else if list.iter().any(|t| !(0.0..=end.as_secs()).contains(t)) {
-        section.bad(times.span(), "times-s", format_args!("must lie within the scenario's {} s", end.as_secs()));
+        section.bad(
+            times.span(),
+            "times-s",
+            format_args!("must lie within the scenario's {} s", end.as_secs()),
+        );
     } else if list.windows(2).any(|w| w[1] < w[0]) {
         section.bad(times.span(), "times-s", "must rise");
     }
@@ -247,7 +263,11 @@ fn read_targets(section: &mut Section<'_>, end: Nanos, network: Option<&Network>
             && floor > network.best()
         {
             let best = f64::from(network.best().0) / 100.0;
-            one.bad(t.span(), "top1", format_args!("contradicts the network: {} reaches {best} %", network.name));
+            one.bad(
+                t.span(),
+                "top1",
+                format_args!("contradicts the network: {} reaches {best} %", network.name),
+            );
         }
         one.close();
         let latency = latency.map(|l| Nanos::from_secs(l.into_inner() / 1000.0));
@@ -301,22 +321,28 @@ fn read_event(mut section: Section<'_>, end: Nanos, before: &[MachineEvent]) -> 
     if let (Some(at), Some(last)) = (at, before.last())
         && at < last.at
     {
-        section.wrong(format_args!("at-s ({}): is before the event above; list events by rising time", at.as_secs()));
+        section.wrong(format_args!(
+            "at-s ({}): is before the event above; list events by rising time",
+            at.as_secs()
+        ));
     }
     let cap = section.opt::<u16>("cap-permille");
     let ambient = section.opt::<f64>("ambient-c");
     let domain = section.opt::<String>("domain");
     if let Some(c) = cap.as_ref().filter(|c| !(1..=1000).contains(c.get_ref())) {
-        section.bad(c.span(), "cap-permille", "must be 1 to 1000 (of the domain's top frequency; 1000 = free)");
+        section.bad(
+            c.span(),
+            "cap-permille",
+            "must be 1 to 1000 (of the domain's top frequency; 1000 = free)",
+        );
     }
     if let Some(a) = ambient.as_ref().filter(|a| !(-40.0..=80.0).contains(a.get_ref())) {
         section.bad(a.span(), "ambient-c", "must be -40 to 80");
     }
     let what = match (cap, ambient) {
-        (Some(cap), None) => Some(Happening::Cap {
-            domain: domain.map(Spanned::into_inner),
-            permille: cap.into_inner(),
-        }),
+        (Some(cap), None) => {
+            Some(Happening::Cap { domain: domain.map(Spanned::into_inner), permille: cap.into_inner() })
+        }
         (None, Some(ambient)) => {
             if let Some(d) = domain {
                 section.bad(d.span(), "domain", "belongs to cap-permille");
@@ -388,18 +414,46 @@ ambient-c = 50.0
         for (from, to, message) in [
             ("length-s = 20.0", "", "s.toml:1: `length-s` is missing"),
             ("warm-up-s = 1.0", "warm-up-s = 19.0", "s.toml:4: warm-up-s (19.0): must be 0 to 18"),
-            ("mlcad-fmnist", "resnet", "s.toml:8: app \"camera\": network (\"resnet\"): not known; known: dynamic-ofa-6"),
-            ("name = \"mic\"", "name = \"camera\"", "s.toml:13: app \"camera\": name (\"camera\"): is there twice"),
-            ("top1 = 88.0", "top1 = 95.0", "s.toml:11: app \"camera\": target: top1 (95.0): contradicts the network: mlcad-fmnist reaches 90.24 %"),
-            ("at-s = 10.0, latency", "at-s = 0.0, latency", "s.toml:11: app \"camera\": target: at-s (0.0): contradicts the target before"),
+            (
+                "mlcad-fmnist",
+                "resnet",
+                "s.toml:8: app \"camera\": network (\"resnet\"): not known; known: dynamic-ofa-6",
+            ),
+            (
+                "name = \"mic\"",
+                "name = \"camera\"",
+                "s.toml:13: app \"camera\": name (\"camera\"): is there twice",
+            ),
+            (
+                "top1 = 88.0",
+                "top1 = 95.0",
+                "s.toml:11: app \"camera\": target: top1 (95.0): contradicts the network: mlcad-fmnist reaches 90.24 %",
+            ),
+            (
+                "at-s = 10.0, latency",
+                "at-s = 0.0, latency",
+                "s.toml:11: app \"camera\": target: at-s (0.0): contradicts the target before",
+            ),
             ("at-s = 10.0, latency", "at-s = 30.0, latency", "at-s (30.0): the scenario ends at 20 s"),
             ("{ latency-ms = 200.0 }", "{ }", "app \"mic\": target: says nothing"),
             ("targets = [{ latency-ms = 200.0 }]", "", "s.toml:12: app \"mic\": no `targets`"),
-            ("frames = { kind = \"bursty\", rate-hz = 1.0, count = 5 }", "", "app \"mic\": `frames` is missing"),
+            (
+                "frames = { kind = \"bursty\", rate-hz = 1.0, count = 5 }",
+                "",
+                "app \"mic\": `frames` is missing",
+            ),
             ("count = 5", "count = 0", "frames: count (0): must be 1 to 10000"),
             ("rate-hz = 30.0", "rate-hz = 0.0", "frames: rate-hz (0.0): must be 0.001 to 10000"),
-            ("kind = \"bursty\"", "kind = \"bursts\"", "unknown variant `bursts`, expected one of `periodic`, `poisson`, `bursty`, `recorded`"),
-            ("to-s = 10.0", "to-s = 5.0", "s.toml:19: co-runner \"hungry\": to-s (5) is not after from-s (5)"),
+            (
+                "kind = \"bursty\"",
+                "kind = \"bursts\"",
+                "unknown variant `bursts`, expected one of `periodic`, `poisson`, `bursty`, `recorded`",
+            ),
+            (
+                "to-s = 10.0",
+                "to-s = 5.0",
+                "s.toml:19: co-runner \"hungry\": to-s (5) is not after from-s (5)",
+            ),
             ("nice = 5", "nice = 20", "nice (20): must be -20 to 19"),
             ("at-s = 4.0", "at-s = 2.0", "at-s (2): is before the event above"),
             ("ambient-c = 50.0", "", "event: is either `cap-permille` or `ambient-c`"),
@@ -415,7 +469,10 @@ ambient-c = 50.0
 
     #[test]
     fn all_errors_of_a_file_come_at_once_by_line() {
-        let text = GOOD.replace("mlcad-fmnist", "x").replace("count = 5", "count = 0").replace("nice = 5", "nice = 99");
+        let text = GOOD
+            .replace("mlcad-fmnist", "x")
+            .replace("count = 5", "count = 0")
+            .replace("nice = 5", "nice = 99");
         let got = Scenario::parse("s", "s.toml", &text).unwrap_err().to_string();
         let lines: Vec<_> = got.lines().map(|l| l.split(':').nth(1).unwrap()).collect();
         assert_eq!(lines, ["8", "17", "24"], "{got}");
