@@ -163,17 +163,7 @@ impl Kernel {
             }
             Which::Ondemand | Which::Conservative => {
                 self.last = now;
-                let every = self.every.0;
-                let mut load = 0;
-                let mut idle_periods: Option<u64> = None;
-                for (sampler, cpu) in self.samplers.iter_mut().zip(cpus) {
-                    let sample = sampler.look(since, cpu.take_idle(since), every);
-                    load = load.max(sample.load);
-                    idle_periods = match (idle_periods, sample.idle_periods) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
-                }
+                let (load, idle_periods) = sample(&mut self.samplers, since, self.every, cpus);
                 if self.which == Which::Ondemand {
                     return Some(ondemand::next(load, ondemand::UP_THRESHOLD, table));
                 }
@@ -185,6 +175,25 @@ impl Kernel {
             }
         }
     }
+}
+
+/// `dbs_update()` over all CPUs: the highest load, the fewest idle periods.
+fn sample(
+    samplers: &mut [Sampler],
+    window_ns: u64,
+    every: Nanos,
+    cpus: &mut [RunQueue],
+) -> (u8, Option<u64>) {
+    let (mut load, mut idle_periods) = (0, None);
+    for (sampler, cpu) in samplers.iter_mut().zip(cpus) {
+        let sample = sampler.look(window_ns, cpu.take_idle(window_ns), every.0);
+        load = load.max(sample.load);
+        idle_periods = match (idle_periods, sample.idle_periods) {
+            (Some(a), Some(b)) => Some(u64::min(a, b)),
+            (a, b) => a.or(b),
+        };
+    }
+    (load, idle_periods)
 }
 
 /// MHz in the unit of a table whose top is `top`: kHz, or Hz above 100 GHz in kHz.

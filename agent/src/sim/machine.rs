@@ -123,27 +123,11 @@ impl SimMachine {
             Rule::Kernel { subnet, .. } => Some(*subnet),
         };
         let mut apps = Vec::new();
-        for (i, plan) in scenario.apps.iter().enumerate() {
-            apps.push(SimApp::new(i, plan, model, scenario.seed, subnet).map_err(unfit)?);
+        for i in 0..scenario.apps.len() {
+            apps.push(SimApp::new(i, scenario, model, subnet).map_err(unfit)?);
         }
-        let (mut others, mut plan) = (Vec::new(), vec![(scenario.warm_up, Plan::Settled)]);
-        for (name, c) in scenario.co_runners.iter().enumerate() {
-            let domain = find(model, c.domain.as_deref()).map_err(unfit)?;
-            for _ in 0..c.threads {
-                plan.extend([(c.from, Plan::On(others.len())), (c.to, Plan::Off(others.len()))]);
-                others.push(Other {
-                    name,
-                    domain,
-                    allowed: mask(&c.cpus),
-                    weight: f64::from(formulas::weight::of_nice(c.nice)),
-                    on: false,
-                    place: Place { cpu: others.len(), share: 0.0 },
-                    task: Task::default(),
-                    run_ns: 0.0,
-                    wait_ns: 0.0,
-                });
-            }
-        }
+        let (others, mut plan) = co_runners(model, scenario).map_err(unfit)?;
+        plan.push((scenario.warm_up, Plan::Settled));
         for (i, event) in scenario.events.iter().enumerate() {
             if let Happening::Cap { domain: Some(name), .. } = &event.what {
                 find(model, Some(name)).map_err(unfit)?;
@@ -151,7 +135,6 @@ impl SimMachine {
             plan.push((event.at, Plan::Event(i)));
         }
         plan.sort_by_key(|(at, _)| *at);
-        let ambient = model.constant("ambient-c");
         let mut machine = Self {
             now: Nanos(0),
             clocks: Clocks::new(&domains, apps.len()),
@@ -159,14 +142,7 @@ impl SimMachine {
             cpus: model.board.domains.iter().flat_map(|d| &d.cpus).max().map_or(0, |c| *c as usize + 1),
             domains,
             others,
-            heat: Thermal {
-                celsius: ambient,
-                ambient,
-                per_watt: model.constant("thermal-c-per-w"),
-                tau: model.constant("thermal-tau-s"),
-                trip: model.constant("trip-c"),
-                state: 0,
-            },
+            heat: heat(model),
             next_poll: thermal::POLL,
             plan,
             planned: 0,
@@ -265,6 +241,42 @@ impl SimMachine {
             *overdue = late.count() as u64;
         }
     }
+}
+
+/// At rest with the air.
+fn heat(model: &Model) -> Thermal {
+    let ambient = model.constant("ambient-c");
+    Thermal {
+        celsius: ambient,
+        ambient,
+        per_watt: model.constant("thermal-c-per-w"),
+        tau: model.constant("thermal-tau-s"),
+        trip: model.constant("trip-c"),
+        state: 0,
+    }
+}
+
+/// Every co-runner's threads, and when they come and go.
+fn co_runners(model: &Model, scenario: &Scenario) -> Result<(Vec<Other>, Vec<(Nanos, Plan)>), String> {
+    let (mut others, mut plan) = (Vec::new(), Vec::new());
+    for (name, c) in scenario.co_runners.iter().enumerate() {
+        let domain = find(model, c.domain.as_deref())?;
+        for _ in 0..c.threads {
+            plan.extend([(c.from, Plan::On(others.len())), (c.to, Plan::Off(others.len()))]);
+            others.push(Other {
+                name,
+                domain,
+                allowed: mask(&c.cpus),
+                weight: f64::from(formulas::weight::of_nice(c.nice)),
+                on: false,
+                place: Place { cpu: others.len(), share: 0.0 },
+                task: Task::default(),
+                run_ns: 0.0,
+                wait_ns: 0.0,
+            });
+        }
+    }
+    Ok((others, plan))
 }
 
 fn find(model: &Model, name: Option<&str>) -> Result<usize, String> {

@@ -56,23 +56,47 @@ mod tests {
         Scenario::parse("s", "s.toml", &text).unwrap()
     }
 
-    /// Main OPP of the big domain, MHz.
-    fn main_opp(fps: f64, load: f64, invariant: bool) -> u64 {
+    /// Thousandths of the time of the big domain at each OPP.
+    fn big(fps: f64, load: f64, invariant: bool) -> Residency {
         let model = Model::find("vm-baseline").unwrap();
         let which = Which::Schedutil { invariant, rate_limit: None };
         let all = residency(&model, &stream(fps, load), which).unwrap();
-        let big = all.iter().find(|r| r.domain == "big").unwrap();
-        println!("{fps}/{load} invariant {invariant}: main {} {:?}", big.main(), big.permille);
-        big.main()
+        all.into_iter().find(|r| r.domain == "big").unwrap()
     }
 
     #[test]
-    fn print_all() {
-        for fps in [30.0, 20.0, 10.0] {
-            for load in [25.0, 50.0, 75.0] {
-                main_opp(fps, load, true);
-                main_opp(fps, load, false);
+    fn schedutil_stays_longest_where_the_kernel_in_the_vm_did() {
+        // The VM's baseline, section 1: work at 2000 MHz / median latency x 2000 MHz, to the nearest OPP. Not invariant, 30/50 and
+        // 30/25 swing between two OPPs there; the first is named, the other is 2000 and 1000.
+        for (fps, load, invariant, kit) in [
+            (30.0, 50.0, 1600, 2000),
+            (30.0, 75.0, 2000, 2000),
+            (20.0, 25.0, 1000, 1000),
+            (20.0, 50.0, 1600, 2000),
+            (20.0, 75.0, 2000, 2000),
+            (10.0, 25.0, 1200, 1400),
+            (10.0, 50.0, 2000, 2000),
+            (10.0, 75.0, 2000, 2000),
+        ] {
+            for (is_invariant, measured) in [(true, invariant), (false, kit)] {
+                let is = big(fps, load, is_invariant);
+                assert_eq!(is.main(), measured, "{fps}/{load}, invariant {is_invariant}: {is:?}");
             }
         }
+        assert_eq!(big(30.0, 25.0, false).main(), 1000);
+    }
+
+    #[test]
+    fn one_load_lies_on_the_edge_between_two_opps() {
+        // 30/25, invariant: the VM stayed at 800 MHz, the model is there half of the time and at 1000 MHz else.
+        let is = big(30.0, 25.0, true);
+        let at = |khz| is.permille.iter().find(|p| p.0 == khz).unwrap().1;
+        assert!(at(800_000) > 400.0 && at(800_000) + at(1_000_000) > 990.0, "{is:?}");
+    }
+
+    #[test]
+    fn residency_is_all_of_the_time() {
+        let sum: f64 = big(10.0, 25.0, true).permille.iter().map(|p| p.1).sum();
+        assert!((sum - 1000.0).abs() < 1e-6);
     }
 }

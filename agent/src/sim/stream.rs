@@ -28,12 +28,13 @@ pub struct Stream {
     rng: Pcg64Mcg,
     next: Option<Nanos>,
     count: u64,
+    end: Nanos,
 }
 
 impl Stream {
-    /// From the start.
-    pub fn new(frames: &Frames, rng: Pcg64Mcg) -> Self {
-        let mut stream = Self { frames: frames.clone(), rng, next: None, count: 0 };
+    /// From the start until before `end`.
+    pub fn new(frames: &Frames, end: Nanos, rng: Pcg64Mcg) -> Self {
+        let mut stream = Self { frames: frames.clone(), rng, next: None, count: 0, end };
         stream.next = match frames {
             Frames::Periodic { phase, .. } => Some(*phase),
             Frames::Bursty { .. } => Some(Nanos(0)),
@@ -45,7 +46,7 @@ impl Stream {
 
     /// When the next one comes.
     pub fn next(&self) -> Option<Nanos> {
-        self.next
+        self.next.filter(|at| *at < self.end)
     }
 
     /// It came.
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     fn times(frames: &Frames, n: usize) -> Vec<f64> {
-        let mut s = Stream::new(frames, random(1, 0));
+        let mut s = Stream::new(frames, Nanos(u64::MAX), random(1, 0));
         let mut all = vec![];
         while let Some(t) = s.next().filter(|_| all.len() < n) {
             all.push(t.as_ms());

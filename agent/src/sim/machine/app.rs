@@ -5,7 +5,7 @@ use super::mask;
 use crate::policy::{App, Grant, Slo};
 use crate::sim::model::Model;
 use crate::sim::run_queue::Task;
-use crate::sim::scenario::AppPlan;
+use crate::sim::scenario::Scenario;
 use crate::sim::sched::Place;
 use crate::sim::stream::{Stream, noisy, random};
 use crate::units::{AppSlot, Nanos, SubnetIndex};
@@ -68,13 +68,8 @@ pub(super) struct SimApp {
 
 impl SimApp {
     /// `subnet`: fixed by the rule; else the largest until told.
-    pub fn new(
-        i: usize,
-        plan: &AppPlan,
-        model: &Model,
-        seed: u64,
-        subnet: Option<usize>,
-    ) -> Result<Self, String> {
+    pub fn new(i: usize, scenario: &Scenario, model: &Model, subnet: Option<usize>) -> Result<Self, String> {
+        let (plan, seed) = (&scenario.apps[i], scenario.seed);
         let named = plan.largest.map(|l| l.as_ms()).or_else(|| model.largest_ms(plan.network.name));
         let largest_ns = named.ok_or_else(|| {
             format!(
@@ -99,7 +94,7 @@ impl SimApp {
             time_ns: [time(&plan.network.on_cpu), time(&plan.network.on_gpu)],
             queue_max: plan.queue,
             pinned: mask(&plan.cpus),
-            stream: Stream::new(&plan.frames, random(seed, u64::from(slot) * 2)),
+            stream: Stream::new(&plan.frames, scenario.length, random(seed, u64::from(slot) * 2)),
             noise: model.constant("service-noise"),
             rng: random(seed, u64::from(slot) * 2 + 1),
             waiting: VecDeque::with_capacity(plan.queue),

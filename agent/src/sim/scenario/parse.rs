@@ -174,49 +174,42 @@ fn read_frames(mut section: Section<'_>, end: Nanos) -> Option<Frames> {
     let read = match kind {
         None => None,
         Some(RawFrames::Recorded) => recorded(&mut section, end),
-        Some(kind) => {
-            let rate = section.need::<f64>("rate-hz");
-            let per = match kind {
-                RawFrames::Bursty => {
-                    let count = section.need::<u32>("count");
-                    if let Some(c) = count.as_ref().filter(|c| !(1..=10_000).contains(c.get_ref())) {
-                        section.bad(c.span(), "count", "must be 1 to 10000");
-                    }
-                    count.map_or(1, Spanned::into_inner)
-                }
-                _ => 1,
-            };
-            let phase = match kind {
-                RawFrames::Periodic => section.opt::<f64>("phase-ms"),
-                _ => None,
-            };
+        Some(RawFrames::Poisson) => period(&mut section, end, 1).map(|mean| Frames::Poisson { mean }),
+        Some(RawFrames::Periodic) => {
+            let period = period(&mut section, end, 1);
+            let phase = section.opt::<f64>("phase-ms");
             if let Some(p) = phase.as_ref().filter(|p| !(0.0..=60_000.0).contains(p.get_ref())) {
                 section.bad(p.span(), "phase-ms", "must be 0 to 60000");
             }
-            rate.and_then(|rate| {
-                let hz = *rate.get_ref();
-                if !(0.001..=10_000.0).contains(&hz) {
-                    section.bad(rate.span(), "rate-hz", "must be 0.001 to 10000");
-                    return None;
-                }
-                if hz * f64::from(per) * end.as_secs() > FRAMES {
-                    section.bad(rate.span(), "rate-hz", format_args!("makes more than {FRAMES} frames"));
-                    return None;
-                }
-                let period = Nanos::from_secs(1.0 / hz);
-                Some(match kind {
-                    RawFrames::Poisson => Frames::Poisson { mean: period },
-                    RawFrames::Bursty => Frames::Bursty { period, count: per },
-                    _ => {
-                        let phase = phase.map_or(0.0, Spanned::into_inner);
-                        Frames::Periodic { period, phase: Nanos::from_secs(phase / 1000.0) }
-                    }
-                })
-            })
+            let phase = Nanos::from_secs(phase.map_or(0.0, Spanned::into_inner) / 1000.0);
+            period.map(|period| Frames::Periodic { period, phase })
+        }
+        Some(RawFrames::Bursty) => {
+            let count = section.need::<u32>("count");
+            if let Some(c) = count.as_ref().filter(|c| !(1..=10_000).contains(c.get_ref())) {
+                section.bad(c.span(), "count", "must be 1 to 10000");
+            }
+            let count = count.map_or(1, Spanned::into_inner);
+            period(&mut section, end, count).map(|period| Frames::Bursty { period, count })
         }
     };
     section.close();
     read
+}
+
+/// From `rate-hz`; `each`: frames at a time.
+fn period(section: &mut Section<'_>, end: Nanos, each: u32) -> Option<Nanos> {
+    let rate = section.need::<f64>("rate-hz")?;
+    let hz = *rate.get_ref();
+    if !(0.001..=10_000.0).contains(&hz) {
+        section.bad(rate.span(), "rate-hz", "must be 0.001 to 10000");
+        return None;
+    }
+    if hz * f64::from(each) * end.as_secs() > FRAMES {
+        section.bad(rate.span(), "rate-hz", format_args!("makes more than {FRAMES} frames"));
+        return None;
+    }
+    Some(Nanos::from_secs(1.0 / hz))
 }
 
 fn recorded(section: &mut Section<'_>, end: Nanos) -> Option<Frames> {
