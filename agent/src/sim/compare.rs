@@ -109,8 +109,8 @@ fn judge<'a>(
     ends: impl Iterator<Item = (&'a String, f64, f64)>,
 ) -> Comparison {
     let sign = |base: f64, value: f64| {
-        let difference = value - base;
-        if difference.abs() <= NOTHING * base.abs().max(value.abs()) { 0 } else { difference.signum() as i8 }
+        let nothing = (value - base).abs() <= NOTHING * base.abs().max(value.abs());
+        if nothing { std::cmp::Ordering::Equal } else { value.total_cmp(&base) }
     };
     let here = sign(base, value);
     let mut span = [value - base; 2];
@@ -123,9 +123,9 @@ fn judge<'a>(
     }
     let verdict = match here {
         _ if !hangs_on.is_empty() => Verdict::Undecided,
-        1.. => Verdict::Higher,
-        0 => Verdict::Same,
-        _ => Verdict::Lower,
+        std::cmp::Ordering::Greater => Verdict::Higher,
+        std::cmp::Ordering::Equal => Verdict::Same,
+        std::cmp::Ordering::Less => Verdict::Lower,
     };
     Comparison { policy: policy.into(), metric, unit, base, value, span, verdict, hangs_on }
 }

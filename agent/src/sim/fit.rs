@@ -102,11 +102,9 @@ fn least_squares<const N: usize>(rows: &[(f64, f64)], base: [fn(f64) -> f64; N])
     let (mut m, mut r) = ([[0.0; N]; N], [0.0; N]);
     for &(x, y) in rows {
         let g = base.map(|g| g(x) / y);
-        for i in 0..N {
-            r[i] += g[i];
-            for j in 0..N {
-                m[i][j] += g[i] * g[j];
-            }
+        for (row, (right, gi)) in m.iter_mut().zip(r.iter_mut().zip(g)) {
+            *right += gi;
+            row.iter_mut().zip(g).for_each(|(cell, gj)| *cell += gi * gj);
         }
     }
     for i in 0..N {
@@ -118,10 +116,8 @@ fn least_squares<const N: usize>(rows: &[(f64, f64)], base: [fn(f64) -> f64; N])
         m.swap(i, pivot);
         r.swap(i, pivot);
         for k in i + 1..N {
-            let part = m[k][i] / m[i][i];
-            for j in i..N {
-                m[k][j] -= part * m[i][j];
-            }
+            let (part, above) = (m[k][i] / m[i][i], m[i]);
+            m[k].iter_mut().zip(above).for_each(|(cell, a)| *cell -= part * a);
             r[k] -= part * r[i];
         }
     }
