@@ -70,6 +70,9 @@ struct Other {
     wait_ns: f64,
 }
 
+/// What is planned, by time.
+type Plans = Vec<(Nanos, Plan)>;
+
 /// What is planned for a time.
 #[derive(Clone, Copy, Debug)]
 enum Plan {
@@ -89,7 +92,7 @@ pub struct SimMachine {
     clocks: Clocks,
     heat: Thermal,
     next_poll: Nanos,
-    plan: Vec<(Nanos, Plan)>,
+    plan: Plans,
     planned: usize,
     happenings: Vec<Happening>,
     /// Room for `spread`.
@@ -257,7 +260,7 @@ fn heat(model: &Model) -> Thermal {
 }
 
 /// Every co-runner's threads, and when they come and go.
-fn co_runners(model: &Model, scenario: &Scenario) -> Result<(Vec<Other>, Vec<(Nanos, Plan)>), String> {
+fn co_runners(model: &Model, scenario: &Scenario) -> Result<(Vec<Other>, Plans), String> {
     let (mut others, mut plan) = (Vec::new(), Vec::new());
     for (name, c) in scenario.co_runners.iter().enumerate() {
         let domain = find(model, c.domain.as_deref())?;

@@ -117,8 +117,11 @@ impl Outcome {
     }
 }
 
+/// A figure that policies are compared by: name, unit, how it is had.
+pub type Metric = (&'static str, &'static str, fn(&Outcome) -> Option<f64>);
+
 /// What policies are compared by: name, unit, the figure; smaller is better in all but the last two.
-pub const METRICS: [(&str, &str, fn(&Outcome) -> Option<f64>); 7] = [
+pub const METRICS: [Metric; 7] = [
     ("energy", "J", |o| Some(o.energy_j)),
     ("energy with board", "J", |o| Some(o.energy_with_board_j)),
     ("p50 latency", "ms", |o| o.all.p50_ms),

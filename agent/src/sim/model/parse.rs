@@ -308,10 +308,10 @@ fn read_constant(
             section.bad(n.span(), "name", "is there twice");
         }
     }
-    if let (Some(v), Some((_, unit, lo, hi))) = (&value, rule) {
-        if !(*lo..=*hi).contains(v.get_ref()) {
-            section.bad(v.span(), "value", format_args!("must be {lo} to {hi} {unit}"));
-        }
+    if let (Some(v), Some((_, unit, lo, hi))) = (&value, rule)
+        && !(*lo..=*hi).contains(v.get_ref())
+    {
+        section.bad(v.span(), "value", format_args!("must be {lo} to {hi} {unit}"));
     }
     match (kind.as_ref().map(|k| *k.get_ref()), &range) {
         (Some(Kind::Assumed), None) => section.wrong("is assumed: give the `range` that can be defended"),
