@@ -52,6 +52,9 @@ enum What {
     /// The main job, live, with a table and a plot at its end.
     #[cfg(feature = "demo")]
     Demo(tandem::demo::Options),
+    /// Policies over a simulated board: a table, JSON, CSV, a time line.
+    #[cfg(feature = "sim")]
+    Sim(tandem::sim::command::Options),
     /// Ask a running agent to panic in its loop (only if it was started with --allow-panic).
     #[command(hide = true)]
     Panic {
@@ -65,6 +68,17 @@ enum What {
         #[arg(long)]
         cpu: usize,
     },
+}
+
+impl What {
+    /// What is logged unless TANDEM_LOG says otherwise. A simulation is many runs: their news are a flood.
+    fn log_level(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => "error",
+            _ => "info",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -117,7 +131,8 @@ enum BoardCommand {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG");
+    let filter = filter.unwrap_or_else(|_| args.what.log_level().into());
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_target(false);
     log.with_writer(std::io::stderr).init();
@@ -157,6 +172,8 @@ fn carry_out(what: What) -> anyhow::Result<()> {
         What::Restore { agent } => run::restore(&agent.run_dir),
         #[cfg(feature = "demo")]
         What::Demo(options) => tandem::demo::run(&options),
+        #[cfg(feature = "sim")]
+        What::Sim(options) => tandem::sim::command::run(&options),
         What::Panic { agent } => say(&agent, &Command::Panic {}),
         What::Burn { cpu } => burn(cpu),
     }

@@ -2,8 +2,10 @@
 //! `evidence docs` writes `docs/evidence.md` from those files. A missed goal is a figure, not a failure.
 
 mod docs;
+mod governors;
 mod live;
 mod programs;
+mod sim;
 mod tick;
 mod vm;
 
@@ -137,8 +139,11 @@ fn main() -> anyhow::Result<()> {
         "bpf-cost" => programs::bpf_cost()?,
         "switch" => programs::switch()?,
         "vm-board" => vm::board()?,
+        "governors" => governors::governors()?,
+        "sim-speed" => sim::speed()?,
+        "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, sim-speed, sim-fit, docs"
         ),
     };
     anyhow::ensure!(
