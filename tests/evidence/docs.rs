@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 
 /// Name, command's method.
-const METHODS: [(&str, &str); 12] = [
+const METHODS: [(&str, &str); 13] = [
     (
         "demo",
         "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
@@ -71,6 +71,13 @@ const METHODS: [(&str, &str); 12] = [
         of 200 to 2000 MHz, under the kernel's governors in the VM (`time_in_state` over 5 s, after a second) and under the \
         simulator's. A figure is the largest difference at one OPP, in points of 100. `schedutil` is frequency-invariant \
         by the module `tests/vm/freqinv.c`, as on arm64; the other is as x86 without APERF/MPERF runs it.",
+    ),
+    (
+        "thermal",
+        "All CPUs of `vm-baseline` busy for 40 s under a policy that asks for the top OPP: the kernel's step_wise governor in the \
+        VM (ACPI passive trip at 75 C, a look every second, steps of 20 % of the clock), with the agent in the loop, and \
+        the simulator's (a look every 100 ms, steps of an OPP). The heat is one RC node of the same constants in both. \
+        `docs/thermal.png` shows both.",
     ),
     (
         "sim-speed",

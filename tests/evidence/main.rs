@@ -6,6 +6,7 @@ mod governors;
 mod live;
 mod programs;
 mod sim;
+mod thermal;
 mod tick;
 mod vm;
 
@@ -140,10 +141,11 @@ fn main() -> anyhow::Result<()> {
         "switch" => programs::switch()?,
         "vm-board" => vm::board()?,
         "governors" => governors::governors()?,
+        "thermal" => thermal::thermal()?,
         "sim-speed" => sim::speed()?,
         "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, sim-speed, sim-fit, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, thermal, sim-speed, sim-fit, docs"
         ),
     };
     anyhow::ensure!(

@@ -66,6 +66,9 @@ pub struct Book {
     pub moved: Vec<Moved>,
     /// The highest temperature, C.
     pub hottest: f64,
+    /// Temperature at each look of the thermal zone's, C; the warm-up's too. Only of a board that shows one.
+    #[serde(skip)]
+    pub heat: Vec<(Nanos, f64)>,
 }
 
 impl Book {

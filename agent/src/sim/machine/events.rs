@@ -103,6 +103,9 @@ impl SimMachine {
         self.frames(&mut dirty);
         if self.now >= self.next_poll {
             self.next_poll = self.now + thermal::POLL;
+            if self.thermal_zone {
+                self.book.heat.push((self.now, self.heat.celsius));
+            }
             let most = self.domains.iter().map(|d| d.top().0).max().unwrap_or(0);
             if self.heat.poll(most) {
                 self.set_caps();
