@@ -250,7 +250,7 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     );
     let dir = scripts();
     let command = format!(
-        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=12 RUNNER='{runner}' sh '{}/e2e.sh'",
+        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=18 RUNNER='{runner}' sh '{}/e2e.sh'",
         dir.display()
     );
     let run = run(&command, &share, &Options::default()).unwrap();
