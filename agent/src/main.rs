@@ -52,6 +52,9 @@ enum What {
     /// The main job, live, with a table and a plot at its end.
     #[cfg(feature = "demo")]
     Demo(tandem::demo::Options),
+    /// Policies over a simulated board: a table, JSON, CSV, a time line.
+    #[cfg(feature = "sim")]
+    Sim(tandem::sim::command::Options),
     /// Ask a running agent to panic in its loop (only if it was started with --allow-panic).
     #[command(hide = true)]
     Panic {
@@ -61,13 +64,21 @@ enum What {
     /// Keep CPUs busy, as a co-runner of the demo and the tests.
     #[command(hide = true)]
     Burn {
-        /// Threads.
-        #[arg(long, default_value_t = 1)]
-        threads: u16,
-        /// On these CPUs only.
-        #[arg(long, value_delimiter = ',')]
-        cpus: Vec<usize>,
+        /// On this CPU.
+        #[arg(long)]
+        cpu: usize,
     },
+}
+
+impl What {
+    /// What is logged unless TANDEM_LOG says otherwise. A simulation is many runs: their news are a flood.
+    fn log_level(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => "error",
+            _ => "info",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,7 +131,8 @@ enum BoardCommand {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG");
+    let filter = filter.unwrap_or_else(|_| args.what.log_level().into());
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_target(false);
     log.with_writer(std::io::stderr).init();
@@ -160,23 +172,23 @@ fn carry_out(what: What) -> anyhow::Result<()> {
         What::Restore { agent } => run::restore(&agent.run_dir),
         #[cfg(feature = "demo")]
         What::Demo(options) => tandem::demo::run(&options),
+        #[cfg(feature = "sim")]
+        What::Sim(options) => tandem::sim::command::run(&options),
         What::Panic { agent } => say(&agent, &Command::Panic {}),
-        What::Burn { threads, cpus } => burn(threads, &cpus),
+        What::Burn { cpu } => burn(cpu),
     }
 }
 
-fn burn(threads: u16, cpus: &[usize]) -> anyhow::Result<()> {
-    if !cpus.is_empty() {
-        let mut set = nix::sched::CpuSet::new();
-        cpus.iter().try_for_each(|&c| set.set(c)).context("--cpus")?;
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("--cpus")?;
-    }
-    let spin = || loop {
+/// A session of its own, so that where the kernel groups tasks by session (autogroup) it counts as much as any other.
+fn burn(cpu: usize) -> anyhow::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu).context("--cpu")?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("--cpu")?;
+    // Refused to the leader of a group, which has one already.
+    let _ = nix::unistd::setsid();
+    loop {
         std::hint::spin_loop();
-    };
-    let threads: Vec<_> = (0..threads).map(|_| std::thread::spawn(spin)).collect();
-    threads.into_iter().for_each(|t| drop(t.join()));
-    Ok(())
+    }
 }
 
 fn show_board(board: &board::Board) {

@@ -10,6 +10,7 @@ use crate::config::{Config, millis_from, percent_from};
 use crate::control::{self, Answer, Command, Request};
 use crate::envelope::Envelope;
 use crate::governor::Governor;
+use crate::host::Host;
 use crate::policy::Slo;
 use crate::policy::slot::{Pending, PolicyContext, PolicyControl, PolicySlot};
 use crate::policy::wasm::{PolicyFiles, PolicyKind, WasmEngine, WasmLimits, WasmSource};
@@ -112,7 +113,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let policy = slot.control();
     let first = policy.swap(sources.get(&config.policy)?);
     let mut agent = Agent {
-        governor: Governor::new(sense, slot, envelope, actuators, board.domains.len(), config.valid),
+        governor: Governor::new(
+            Host::new(sense, actuators, board.domains.len()),
+            slot,
+            envelope,
+            config.valid,
+        ),
         lost: lost.iter().map(|l| format!("{}: {}", l.what, l.why)).collect(),
         notes,
         // Last: threads started after this would inherit the priority.

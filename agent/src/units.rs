@@ -65,6 +65,16 @@ impl Nanos {
     pub fn as_ms(self) -> f64 {
         self.0 as f64 / 1e6
     }
+    /// From seconds, rounded; what is negative or no number is 0.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+    pub fn from_secs(s: f64) -> Self {
+        Self((s * 1e9).round() as u64)
+    }
+    /// As seconds.
+    #[expect(clippy::cast_precision_loss, reason = "exact below 104 days")]
+    pub fn as_secs(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
     /// The time since `earlier`, 0 if it lies ahead.
     pub const fn since(self, earlier: Self) -> Self {
         Self(self.0.saturating_sub(earlier.0))

@@ -14,4 +14,5 @@ macro_rules! needs {
 use needs;
 
 mod end_to_end;
+mod sim;
 mod vm;

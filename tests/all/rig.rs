@@ -10,6 +10,7 @@ use tandem::actuate::{self, Claim, Door};
 use tandem::board::{Board, probe::probe};
 use tandem::envelope::Envelope;
 use tandem::governor::Governor;
+use tandem::host::Host;
 use tandem::policy::slot::{PolicyContext, PolicySlot};
 use tandem::policy::wasm::{PolicyFiles, WasmEngine, WasmLimits, WasmSource};
 use tandem::policy::{App, Slo, Subnet};
@@ -49,7 +50,8 @@ impl Rig {
         let control = slot.control();
         let envelope = Envelope::new(&board, sense.signals());
         let valid = Nanos::from_ms(1000);
-        let governor = Governor::new(sense, slot, envelope, Some(actuators), board.domains.len(), valid);
+        let host = Host::new(sense, Some(actuators), board.domains.len());
+        let governor = Governor::new(host, slot, envelope, valid);
         let mut rig = Self { governor, runners: vec![], inference: 0, _door: door, _dir: dir };
         for i in 0..apps {
             let regions = AgentRegions::create()?;

@@ -250,7 +250,7 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     );
     let dir = scripts();
     let command = format!(
-        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=12 RUNNER='{runner}' sh '{}/e2e.sh'",
+        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=18 RUNNER='{runner}' sh '{}/e2e.sh'",
         dir.display()
     );
     let run = run(&command, &share, &Options::default()).unwrap();
@@ -320,6 +320,41 @@ fn kernels_thermal_cap_is_seen_and_respected() {
     println!("{} looks: {capped} with a cap below the top, {top} at the top without one", states.len());
     assert!(capped >= 3 && top >= 1, "{text}\n{}", left(&run, "zone.txt"));
     assert_eq!(left(&run, "before.txt"), left(&run, "after.txt"));
+}
+
+/// One scenario by the agent's policies and by the kernel's schedutil: frames, co-runner, a changed target, energy.
+#[test]
+fn scenario_is_played_by_the_agent_and_by_a_kernel_governor() {
+    crate::needs!(tandem_tests::lacking());
+    need_vm!();
+    let share = share("scenario").unwrap();
+    let file = share.join("short.toml");
+    let text = "about = \"a test\"\nlength-s = 8.0\nwarm-up-s = 1.0\n[[app]]\nname = \"camera\"\nnetwork = \"mlcad-fmnist\"\nlargest-ms = 20.0\nframes = { kind = \"periodic\", rate-hz = 10.0 }\ntargets = [{ latency-ms = 90.0 }, { at-s = 4.0, latency-ms = 60.0 }]\n[[co-runner]]\nname = \"burn\"\nfrom-s = 3.0\nto-s = 6.0\n";
+    std::fs::write(&file, text).unwrap();
+    for (policy, out) in [("tandem", "agent"), ("kernel:schedutil?subnet=0", "kernel")] {
+        let out = share.join(out);
+        let done = Command::new(tandem_tests::program("scenario"))
+            .arg(&file)
+            .args(["--vm", "odroid-xu3", "--policy", policy, "--out"])
+            .arg(&out)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+        // A void run says so and fails; what it left is complete all the same.
+        let result = std::fs::read(out.join("result.json")).unwrap_or_else(|e| panic!("{e}\n{said}"));
+        let result: serde_json::Value = serde_json::from_slice(&result).unwrap();
+        let app = &result["apps"][0];
+        assert!((60..=75).contains(&app["frames"].as_u64().unwrap()), "{said}");
+        assert!(app["accuracy"].as_f64().unwrap() > 0.7, "{said}");
+        assert!(result["co_runners"][0].as_f64().unwrap() > 1.0, "{said}");
+        let mj: f64 =
+            result["host"]["domains_mj"].as_array().unwrap().iter().map(|e| e.as_f64().unwrap()).sum();
+        let seconds = result["host"]["seconds"].as_f64().unwrap();
+        assert!((6.0..9.0).contains(&seconds) && mj > 100.0, "{said}");
+        if policy != "tandem" {
+            assert_eq!(app["by_subnet"].as_object().unwrap().len(), 1, "{said}");
+        }
+    }
 }
 
 /// The agent's own test program, its tests against a real kernel only: governors with all their tunables, limits under

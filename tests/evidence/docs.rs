@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 
 /// Name, command's method.
-const METHODS: [(&str, &str); 13] = [
+const METHODS: [(&str, &str); 17] = [
     (
         "demo",
         "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
@@ -87,6 +87,34 @@ const METHODS: [(&str, &str); 13] = [
         "swap",
         "A hundred policy-set swaps in a row by the control socket while a runner takes 40 frames a second. Nothing lost is \
         proved by the totals in shared memory, not by the ring; a tick that began more than one period late is missed.",
+    ),
+    (
+        "governors",
+        "Twelve loads (idle-busy steps; 10, 30 and 60 Hz frames at 15, 35 and 60 % of the top OPP; two tasks; a ramp) on one CPU \
+        of 200 to 2000 MHz, under the kernel's governors in the VM (`time_in_state` over 5 s, after a second) and under the \
+        simulator's. A figure is the largest difference at one OPP, in points of 100. `schedutil` is frequency-invariant \
+        by the module `tests/vm/freqinv.c`, as on arm64; the other is as x86 without APERF/MPERF runs it.",
+    ),
+    (
+        "thermal",
+        "All CPUs of `vm-baseline` busy for 40 s under a policy that asks for the top OPP: the kernel's step_wise governor in the \
+        VM (ACPI passive trip at 75 C, a look every second, steps of 20 % of the clock), with the agent in the loop, and \
+        the simulator's (a look every 100 ms, steps of an OPP). The heat is one RC node of the same constants in both. \
+        `docs/thermal.png` shows both.",
+    ),
+    (
+        "sim-speed",
+        "Simulated two minutes (12,000 ticks of 10 ms) of four streams on a board of four domains, run to run in turn: the \
+        machine from event to event, the snapshot, `tandem-allocator` and four `tandem-tuner`s through Wasm or natively, the \
+        envelope, the transaction. Start-up (compiling excepted) is in the time. One core.",
+    ),
+    (
+        "sim-fit",
+        "How far the models' curves lie from the measured rows they were made from, and from rows left out (each half of the \
+        rows predicted by the other half). Latency: `a + b/f`; power: `p0 + p1 f + p3 f^3` (only for the board's constant: \
+        the simulator takes power from the rows). One run per row upstream, so the rows' own spread is not known. Then the \
+        clock at which each kernel governor's model stays longest under the loads of `tests/scenarios/loads`, on the VM's \
+        big domain; the VM's own figures stand under `governors`.",
     ),
 ];
 

@@ -2,8 +2,11 @@
 //! `evidence docs` writes `docs/evidence.md` from those files. A missed goal is a figure, not a failure.
 
 mod docs;
+mod governors;
 mod live;
 mod programs;
+mod sim;
+mod thermal;
 mod tick;
 mod vm;
 
@@ -141,8 +144,12 @@ fn main() -> anyhow::Result<()> {
         "accuracy" => programs::accuracy()?,
         "profile" => programs::profile()?,
         "vm-board" => vm::board()?,
+        "governors" => governors::governors()?,
+        "thermal" => thermal::thermal()?,
+        "sim-speed" => sim::speed()?,
+        "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, engine, switching, accuracy, profile, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, thermal, sim-speed, sim-fit, engine, switching, accuracy, profile, docs"
         ),
     };
     anyhow::ensure!(

@@ -11,6 +11,9 @@ use toml::Spanned;
 pub const SHIPPED: &[(&str, &str)] = &[
     ("hikey960", include_str!("../../boards/hikey960.toml")),
     ("host-bandwidth", include_str!("../../boards/host-bandwidth.toml")),
+    ("jetson-agx-xavier", include_str!("../../boards/jetson-agx-xavier.toml")),
+    ("jetson-nano", include_str!("../../boards/jetson-nano.toml")),
+    ("jetson-xavier-nx", include_str!("../../boards/jetson-xavier-nx.toml")),
     ("odroid-xu3", include_str!("../../boards/odroid-xu3.toml")),
     ("rk3399", include_str!("../../boards/rk3399.toml")),
     ("vm-default", include_str!("../../boards/vm-default.toml")),
@@ -503,7 +506,7 @@ opps = [{ freq = 297000001 }]
         }
         let error = Board::find("raspberry").unwrap_err().to_string();
         assert!(
-            error.contains("\"raspberry\"") && error.contains("hikey960, host-bandwidth, odroid-xu3"),
+            error.contains("\"raspberry\"") && error.contains("hikey960, host-bandwidth, jetson-agx-xavier"),
             "{error}"
         );
         assert!(

@@ -59,16 +59,25 @@ const COLOURS: [RGBColor; 4] =
 const LEFT: u32 = 130;
 const INK: RGBColor = RGBColor(40, 40, 40);
 
+/// Makes the fonts of all pictures known; they live as long as the program.
+///
+/// # Errors
+/// A font is missing or is none.
+pub fn register_fonts() -> anyhow::Result<()> {
+    for (name, path) in [("sans-serif", FONT), ("monospace", MONO)] {
+        let font = std::fs::read(path).with_context(|| format!("{path}: install fonts-dejavu-core"))?;
+        let font = register_font(name, FontStyle::Normal, Vec::leak(font)).ok();
+        font.with_context(|| format!("{path} is not a font"))?;
+    }
+    Ok(())
+}
+
 /// Writes `NAME.svg` and `NAME.png`; returns their paths.
 ///
 /// # Errors
 /// The font or a file cannot be had.
 pub fn write(timeline: &Timeline, dir: &Path, name: &str) -> anyhow::Result<[PathBuf; 2]> {
-    let font = std::fs::read(FONT).with_context(|| format!("{FONT}: install fonts-dejavu-core"))?;
-    // Registered fonts live as long as the program.
-    register_font("sans-serif", FontStyle::Normal, Vec::leak(font))
-        .ok()
-        .context("DejaVuSans.ttf is not a font")?;
+    register_fonts()?;
     let size = (1400, 860);
     let (svg, png) = (dir.join(format!("{name}.svg")), dir.join(format!("{name}.png")));
     draw(timeline, &SVGBackend::new(&svg, size).into_drawing_area()).context("draw the SVG")?;
@@ -81,10 +90,7 @@ pub fn write(timeline: &Timeline, dir: &Path, name: &str) -> anyhow::Result<[Pat
 /// # Errors
 /// The font or the file cannot be had.
 pub fn terminal(shown: &str, dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let font = std::fs::read(MONO).with_context(|| format!("{MONO}: install fonts-dejavu-core"))?;
-    register_font("monospace", FontStyle::Normal, Vec::leak(font))
-        .ok()
-        .context("DejaVuSansMono.ttf is not a font")?;
+    register_fonts()?;
     // At 14 px a character of DejaVu Sans Mono is 14 x 0.602 px wide.
     let (size, line, margin) = (14, 19, 14);
     let columns = shown.lines().map(|l| l.chars().count()).max().unwrap_or(0);

@@ -49,7 +49,8 @@ pub struct Seen {
 pub struct Stage {
     agent: Child,
     runner: Child,
-    co_runner: Option<Child>,
+    /// One process per CPU.
+    co_runner: Vec<Child>,
     burn_cpus: Vec<usize>,
     began: u64,
     timeline: PathBuf,
@@ -67,11 +68,9 @@ pub struct Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for child in
-            [self.co_runner.as_mut(), Some(&mut self.runner), Some(&mut self.agent)].into_iter().flatten()
-        {
-            terminate(child);
-        }
+        self.co_runner.iter_mut().for_each(terminate);
+        terminate(&mut self.runner);
+        terminate(&mut self.agent);
         let _ = std::fs::remove_dir_all(RUN_DIR);
     }
 }
@@ -119,7 +118,7 @@ impl Stage {
         let mut stage = Self {
             agent,
             runner,
-            co_runner: None,
+            co_runner: vec![],
             burn_cpus: options.burn_cpus.clone(),
             began: now().0,
             timeline,
@@ -173,7 +172,7 @@ impl Stage {
 
     /// Whether the co-runner runs.
     pub fn has_co_runner(&self) -> bool {
-        self.co_runner.is_some()
+        !self.co_runner.is_empty()
     }
 
     /// s since the stage was set.
@@ -195,22 +194,20 @@ impl Stage {
 
     /// A CPU-hungry co-runner on every CPU comes or goes.
     pub fn co_runner(&mut self, on: bool) -> anyhow::Result<()> {
-        if let Some(mut child) = self.co_runner.take() {
+        for mut child in self.co_runner.drain(..) {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if on {
-            let all = std::thread::available_parallelism()?.get();
-            let threads = if self.burn_cpus.is_empty() { all } else { self.burn_cpus.len() };
-            let me = std::env::current_exe().context("path of this program")?;
-            let mut burn = std::process::Command::new(me);
-            burn.args(["burn", "--threads", &threads.to_string()]);
-            if !self.burn_cpus.is_empty() {
-                let cpus: Vec<_> = self.burn_cpus.iter().map(ToString::to_string).collect();
-                burn.args(["--cpus", &cpus.join(",")]);
-            }
-            let child = burn.spawn();
-            self.co_runner = Some(child.context("start the co-runner")?);
+        if !on {
+            return Ok(());
+        }
+        let all = std::thread::available_parallelism()?.get();
+        let cpus = if self.burn_cpus.is_empty() { (0..all).collect() } else { self.burn_cpus.clone() };
+        let me = std::env::current_exe().context("path of this program")?;
+        for cpu in cpus {
+            let mut burn = std::process::Command::new(&me);
+            let child = burn.args(["burn", "--cpu", &cpu.to_string()]).spawn();
+            self.co_runner.push(child.context("start the co-runner")?);
         }
         Ok(())
     }

@@ -251,14 +251,7 @@ impl PolicySlot {
     /// Once a tick. `out.seq` is left alone.
     pub fn decide(&mut self, seen: &Snapshot, out: &mut Decision) {
         self.take_ready();
-        if self.link.moment_wanted() {
-            self.link.give(Moment {
-                seen: seen.clone(),
-                apps: self.apps.clone(),
-                limits: self.limits.clone(),
-                changes: self.changes,
-            });
-        }
+        self.give_moment(seen);
         // An application that the sensors see before the policies were told of it.
         let told = seen.apps.len() == self.apps.len();
         if self.set.number == 0 || !told {
@@ -268,6 +261,35 @@ impl PolicySlot {
             self.answers.leave(seen);
         }
         self.answers.combine(seen, out);
+    }
+
+    fn give_moment(&self, seen: &Snapshot) {
+        if self.link.moment_wanted() {
+            self.link.give(Moment {
+                seen: seen.clone(),
+                apps: self.apps.clone(),
+                limits: self.limits.clone(),
+                changes: self.changes,
+            });
+        }
+    }
+
+    /// Has a set made, tried and installed before it answers: for who owns the clock, so that it serves from
+    /// a certain tick on. The daemon, which must not wait, swaps by [`PolicySlot::control`].
+    ///
+    /// # Errors
+    /// Why it does not serve; what served before still does.
+    pub fn serve(&mut self, source: Arc<dyn PolicySource>, seen: &Snapshot) -> Result<(), PolicyError> {
+        let pending = self.control().swap(source);
+        loop {
+            self.take_ready();
+            self.give_moment(seen);
+            match pending.poll() {
+                Some(answer) => return answer,
+                // Compiling takes tens of milliseconds.
+                None => std::thread::sleep(std::time::Duration::from_micros(50)),
+            }
+        }
     }
 
     /// Applications came, left or changed their target: the list as it is now, in the snapshots' order.

@@ -1,5 +1,5 @@
-//! The conservative governor: `cs_dbs_update()` in `drivers/cpufreq/cpufreq_conservative.c` (idle
-//! periods, which a deferred timer makes, aside: our tick is not deferred).
+//! The conservative governor: `cs_dbs_update()` in `drivers/cpufreq/cpufreq_conservative.c` . Idle
+//! periods, which the kernel's deferred timer makes, are a call of their own: our tick is not deferred.
 
 use crate::mul_div;
 use crate::relation::Table;
@@ -46,6 +46,12 @@ pub struct State {
 }
 
 impl State {
+    /// Sampling periods that passed without a sample while all CPUs were idle: a step down for each.
+    pub fn idle(&mut self, periods: u64, tunables: &Tunables, table: Table) {
+        let step = mul_div(u64::from(tunables.freq_step), table.max(), 100);
+        self.requested = self.requested.saturating_sub(step.saturating_mul(periods)).max(table.min());
+    }
+
     /// One sample. The entry to set, `None` where the kernel sets nothing.
     pub fn next(&mut self, load: u8, current: u64, tunables: &Tunables, table: Table) -> Option<u16> {
         if tunables.freq_step == 0 {
@@ -122,6 +128,16 @@ mod tests {
         let entries = [0; 4].map(|_| s.next(19, 1_200_000, &Tunables::default(), t));
         assert_eq!(entries, [Some(1), Some(1), Some(1), Some(0)]);
         assert_eq!(s.next(0, 800_000, &Tunables::default(), t), None, "cannot fall further");
+    }
+
+    #[test]
+    fn idle_periods_are_steps_down() {
+        let t = Table::new(&LADDER, 0, 3).unwrap();
+        let mut s = State { requested: 1_600_000, ..State::default() };
+        s.idle(3, &Tunables::default(), t);
+        assert_eq!(s.requested, 1_300_000);
+        s.idle(u64::MAX, &Tunables::default(), t);
+        assert_eq!(s.requested, 800_000);
     }
 
     #[test]

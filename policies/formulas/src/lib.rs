@@ -12,7 +12,11 @@ pub mod conservative;
 pub mod ondemand;
 pub mod pelt;
 pub mod relation;
+pub mod sampling;
 pub mod schedutil;
+pub mod simple_ondemand;
+pub mod util_est;
+pub mod weight;
 
 /// `a * b / c` without overflow, rounded down, at most `u64::MAX`. `c` = 0 counts as 1.
 pub fn mul_div(a: u64, b: u64, c: u64) -> u64 {

@@ -1,8 +1,11 @@
 //! PELT, per-entity load tracking: an average whose periods of 1024 us decay so that `y^32 = 0.5`
 //! (`kernel/sched/pelt.c`, `kernel/sched/sched-pelt.h`, `Documentation/scheduler/schedutil.rst`).
 //!
-//! The kernel sums running time period by period. Here a window with one utilisation is folded in at
-//! once: `avg' = u + (avg - u) * y^n`, which is the same series for a constant `u`.
+//! [`Average`] folds a window with one utilisation in at once, `avg' = u + (avg - u) * y^n`: for a policy
+//! that sees windows. [`Signal`] is the kernel's own sum with its part periods, and [`Clock`] the time it
+//! counts: for a simulated machine.
+
+use crate::mul_div;
 
 /// Length of a period, ns: 1024 us.
 pub const PERIOD_NS: u64 = 1024 * 1000;
@@ -87,6 +90,83 @@ impl Average {
     }
 }
 
+/// `LOAD_AVG_MAX`: what a signal that is always on sums to.
+const SUM_MAX: u64 = 47742;
+
+/// A sum of `accumulate_sum()`: what `util_sum`, `runnable_sum` of a run queue or a task are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signal {
+    sum: u64,
+    /// `period_contrib`: units of 1024 ns in the period that is not over.
+    contrib: u64,
+    /// Time below one unit, ns.
+    rest_ns: u64,
+}
+
+impl Signal {
+    /// Adds time at a level: 1024 = running all of it, 0 = not, 2048 = two runnable.
+    pub fn add(&mut self, delta_ns: u64, level: u64) {
+        let time = self.rest_ns + delta_ns;
+        let delta = time >> 10;
+        self.rest_ns = time & 1023;
+        if delta == 0 {
+            return;
+        }
+        let total = delta + self.contrib;
+        let periods = total / 1024;
+        let part = total % 1024;
+        if periods == 0 {
+            self.sum += delta * level;
+        } else {
+            // `__accumulate_pelt_segments`: the end of the old period, whole ones, the begun one.
+            let first = decay(1024 - self.contrib, periods);
+            let whole = SUM_MAX - decay(SUM_MAX, periods) - 1024;
+            self.sum = decay(self.sum, periods) + (first + whole + part) * level;
+        }
+        self.contrib = part;
+    }
+
+    /// `util_avg`: the sum against what the present period allows (`get_pelt_divider`).
+    pub fn average(&self) -> u64 {
+        self.sum / (SUM_MAX - 1024 + self.contrib)
+    }
+
+    /// Whether it has been on for so long that no idle time can be seen in it
+    /// (`update_idle_rq_clock_pelt`).
+    pub fn saturated(&self) -> bool {
+        self.sum >= ((SUM_MAX - 1024) << 10) - SUM_MAX
+    }
+}
+
+/// PELT's time of one CPU, `update_rq_clock_pelt()` in `kernel/sched/pelt.h`: slower while the CPU runs
+/// below its full speed, so that the same work makes the same utilisation, and caught up while it idles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    behind_ns: u64,
+}
+
+impl Clock {
+    /// The CPU ran for that long at `scale` of 1024 of its full speed (1024 where the kernel is not
+    /// frequency-invariant). Answers the time that the signals count.
+    pub fn running(&mut self, delta_ns: u64, scale: u64) -> u64 {
+        let counted = mul_div(delta_ns, scale.min(1024), 1024);
+        self.behind_ns += delta_ns - counted;
+        counted
+    }
+
+    /// The CPU falls idle: what a saturated one is behind is lost, for it hides no idle time.
+    pub fn stops(&mut self, saturated: bool) {
+        if saturated {
+            self.behind_ns = 0;
+        }
+    }
+
+    /// The CPU was idle for that long.
+    pub fn idle(&mut self, delta_ns: u64) -> u64 {
+        delta_ns + std::mem::take(&mut self.behind_ns)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +217,48 @@ mod tests {
             a.add(0, 10_000_000);
         }
         assert_eq!(a.value(), 0);
+    }
+
+    #[test]
+    fn a_signal_that_is_always_on_reaches_1024_and_is_saturated() {
+        let mut s = Signal::default();
+        s.add(1_000_000_000, 1024);
+        assert!((1022..=1024).contains(&s.average()), "{}", s.average());
+        assert!(s.saturated());
+    }
+
+    #[test]
+    fn a_signal_follows_one_minus_y_to_the_n_and_decays_by_half() {
+        // The kernel's microsecond has 1024 ns. 32 periods from nothing: 512; 32 more without: 256.
+        let period = 1024 * 1024;
+        let mut s = Signal::default();
+        s.add(32 * period, 1024);
+        assert_eq!(s.average(), 512);
+        let before = s.average();
+        s.add(32 * period, 0);
+        assert!(s.average().abs_diff(before / 2) <= 2, "{}", s.average());
+    }
+
+    #[test]
+    fn part_periods_add_up_to_whole_ones() {
+        let (mut parts, mut whole) = (Signal::default(), Signal::default());
+        for _ in 0..1000 {
+            parts.add(77_777, 1024);
+        }
+        whole.add(77_777_000, 1024);
+        assert!(parts.average().abs_diff(whole.average()) <= 2, "{parts:?} {whole:?}");
+    }
+
+    #[test]
+    fn half_speed_counts_half_the_time_and_catches_up_while_idle() {
+        // The same work at half speed: 10 ms that count 5, then the idle time counts the other 5.
+        let mut c = Clock::default();
+        assert_eq!(c.running(10_000_000, 512), 5_000_000);
+        c.stops(false);
+        assert_eq!(c.idle(1_000_000), 6_000_000);
+        assert_eq!(c.idle(1_000_000), 1_000_000);
+        c.running(10_000_000, 512);
+        c.stops(true);
+        assert_eq!(c.idle(1_000_000), 1_000_000);
     }
 }

@@ -36,6 +36,19 @@ pub fn target(util: Util, current: u64, hardware_max: u64) -> u64 {
     }
 }
 
+/// What kernels from 6.8 on multiply the utilisation, its headroom included, with (`get_capacity_ref_freq`):
+/// the maximum where they are frequency-invariant, else 1.25 x the current frequency. The margin then counts
+/// twice.
+pub fn reference(invariant: bool, current: u64, hardware_max: u64) -> u64 {
+    if invariant { hardware_max } else { current.saturating_add(current >> 2) }
+}
+
+/// The raw next frequency of kernels from 6.8 on: `sugov_effective_cpu_perf()`, then `get_next_freq()`.
+pub fn target_since_6_8(util: u64, invariant: bool, current: u64, hardware_max: u64) -> u64 {
+    let util = map_util_perf(util).min(CAPACITY);
+    map_util_freq(util, reference(invariant, current, hardware_max), CAPACITY)
+}
+
 /// Makes a raw utilisation frequency-invariant: `util * f_cur / f_max` (`r_dvfs` of schedutil.rst).
 pub fn invariant(raw: u64, current: u64, hardware_max: u64) -> u64 {
     mul_div(raw, current, hardware_max).min(CAPACITY)
@@ -64,6 +77,15 @@ mod tests {
         assert_eq!(target(Util::Invariant(400), 1_000_000, 2_000_000), 976_562);
         // 1,000,000 * 500 / 1024 = 488,281
         assert_eq!(target(Util::Raw(400), 1_000_000, 2_000_000), 488_281);
+    }
+
+    #[test]
+    fn without_invariance_the_margin_counts_twice() {
+        // 400 + 100 = 500; 1,250,000 * 500 / 1024 = 610,351: 1.5625 x 400 / 1024 of the current 1 GHz
+        assert_eq!(target_since_6_8(400, false, 1_000_000, 2_000_000), 610_351);
+        assert_eq!(target_since_6_8(400, true, 1_000_000, 2_000_000), 976_562);
+        // The headroom ends at the capacity: a busy CPU asks 1.25 x current, not 1.56 x.
+        assert_eq!(target_since_6_8(1024, false, 1_000_000, 2_000_000), 1_250_000);
     }
 
     #[test]

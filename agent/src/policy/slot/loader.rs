@@ -6,7 +6,7 @@ use super::{Answers, Changes, Place, PolicyContext, PolicySet, PolicySource};
 use crate::policy::{App, Limits, PolicyError, Tuner};
 use crate::snapshot::Snapshot;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -122,7 +122,11 @@ impl Pending {
 
     /// The answer, if there is one yet.
     pub fn poll(&self) -> Option<Result<(), PolicyError>> {
-        self.reply.try_recv().ok()
+        match self.reply.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(no_swap(&self.name, "the agent is ending"))),
+        }
     }
 }
 

@@ -1,0 +1,318 @@
+//! Which policies a run is about: `kernel:NAME` or `ALLOCATOR+TUNER`, with parameters.
+//!
+//! | text | what serves |
+//! |---|---|
+//! | `kernel:schedutil?subnet=2` | the kernel's governor, every application at its third sub-network |
+//! | `tandem` | `tandem-allocator+tandem-tuner`, linked natively |
+//! | `ondemand+fixed?tuner.subnet=1` | native, the tuner with a parameter |
+//! | `a.wasm+b.wasm?weight-max=800` | two components |
+
+use super::kernel::Which;
+use super::machine::Rule;
+use super::native;
+use crate::policy::slot::PolicySource;
+use crate::policy::wasm::{Compiled, WasmAllocator, WasmEngine, WasmLimits, WasmTuner};
+use crate::policy::{Allocator, App, Param, PolicyError, Tuner};
+use crate::units::Nanos;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Kernel governors by name.
+pub const KERNEL: [&str; 7] =
+    ["conservative", "ondemand", "performance", "powersave", "schedutil", "simple_ondemand", "userspace"];
+
+/// One policy of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// As it was written.
+    pub text: String,
+    /// What it means.
+    pub kind: SpecKind,
+}
+
+/// What serves.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SpecKind {
+    /// The kernel; sub-network by position or name.
+    Kernel {
+        /// On CPUs.
+        cpus: Which,
+        /// On devices.
+        devices: Which,
+        /// Name or position; `None`: the largest.
+        subnet: Option<String>,
+    },
+    /// A policy set.
+    Set(SetSpec),
+}
+
+/// A policy set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetSpec {
+    name: String,
+    allocator: Part,
+    tuner: Part,
+    allocator_params: Vec<Param>,
+    tuner_params: Vec<Param>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Native(String),
+    File(PathBuf),
+}
+
+impl Spec {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// The rule it breaks.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (what, query) = text.split_once('?').unwrap_or((text, ""));
+        let params = params(text, query)?;
+        let kind = match what.strip_prefix("kernel:") {
+            Some(name) => kernel(text, name, params)?,
+            None => SpecKind::Set(set(text, what, params)?),
+        };
+        Ok(Self { text: text.into(), kind })
+    }
+
+    /// How the machine is run for it.
+    ///
+    /// # Errors
+    /// The first application's network has no such sub-network.
+    pub fn rule(&self, network: &super::network::Network) -> Result<Rule, String> {
+        let SpecKind::Kernel { cpus, devices, subnet } = &self.kind else { return Ok(Rule::Agent) };
+        let last = network.subnets.len() - 1;
+        let subnet = match subnet {
+            None => last,
+            Some(s) => network.subnet(s).ok_or_else(|| {
+                let names: Vec<_> = network.subnets.iter().map(|s| s.name.as_str()).collect();
+                format!("{}: subnet {s:?}: must be one of {}, or its index", self.text, names.join(", "))
+            })?,
+        };
+        Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnet })
+    }
+
+    /// Whether a Wasm engine is needed.
+    pub fn wasm(&self) -> bool {
+        let file = |p: &Part| matches!(p, Part::File(_));
+        matches!(&self.kind, SpecKind::Set(s) if file(&s.allocator) || file(&s.tuner))
+    }
+}
+
+fn params(text: &str, query: &str) -> Result<Vec<Param>, String> {
+    let pair = |p: &str| {
+        let (k, v) = p.split_once('=').ok_or_else(|| format!("{text}: {p:?}: must be key=value"))?;
+        Ok((k.to_owned(), v.to_owned()))
+    };
+    query.split('&').filter(|p| !p.is_empty()).map(pair).collect()
+}
+
+fn kernel(text: &str, name: &str, params: Vec<Param>) -> Result<SpecKind, String> {
+    let (mut subnet, mut invariant, mut rate_limit, mut mhz) = (None, true, None, None);
+    for (key, value) in params {
+        let bad = |rule: &str| format!("{text}: {key} = {value:?}: {rule}");
+        match (name, key.as_str()) {
+            (_, "subnet") => subnet = Some(value),
+            ("schedutil", "invariant") => {
+                invariant = value.parse().map_err(|_| bad("must be true or false"))?
+            }
+            ("schedutil", "rate-limit-us") => {
+                let us: u64 = value.parse().map_err(|_| bad("must be a whole number"))?;
+                rate_limit = Some(Nanos(us.saturating_mul(1000)));
+            }
+            ("userspace", "mhz") => {
+                let f: f64 = value.parse().map_err(|_| bad("must be a number"))?;
+                mhz = Some(f).filter(|f| *f > 0.0);
+            }
+            _ => {
+                return Err(bad(
+                    "unknown; known: subnet, invariant and rate-limit-us (schedutil), mhz (userspace)",
+                ));
+            }
+        }
+    }
+    let polled = Which::SimpleOndemand { poll: Nanos::from_ms(50) };
+    let (cpus, devices) = match name {
+        "schedutil" => (Which::Schedutil { invariant, rate_limit }, polled),
+        "ondemand" => (Which::Ondemand, polled),
+        "conservative" => (Which::Conservative, polled),
+        "simple_ondemand" => (polled, polled),
+        "performance" => (Which::Performance, Which::Performance),
+        "powersave" => (Which::Powersave, Which::Powersave),
+        "userspace" => {
+            let mhz = mhz.ok_or_else(|| format!("{text}: give mhz, e.g. kernel:userspace?mhz=1200"))?;
+            (Which::Userspace { mhz }, Which::Userspace { mhz })
+        }
+        _ => return Err(format!("{text}: no such governor; known: {}", KERNEL.join(", "))),
+    };
+    Ok(SpecKind::Kernel { cpus, devices, subnet })
+}
+
+fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
+    let (allocator, tuner) = match what.split_once('+') {
+        Some(("tandem", t)) => ("tandem-allocator", t),
+        Some((a, t)) => (a, t),
+        None if what == "tandem" || what == "tandem-allocator" => ("tandem-allocator", "tandem-tuner"),
+        None => (what, "fixed"),
+    };
+    let part = |name: &str, known: &[&str], level: &str| {
+        if name.ends_with(".wasm") {
+            let path = PathBuf::from(name);
+            return if path.is_file() {
+                Ok(Part::File(path))
+            } else {
+                Err(format!("{text}: {name}: no such file"))
+            };
+        }
+        if known.contains(&name) {
+            return Ok(Part::Native(name.to_owned()));
+        }
+        Err(format!("{text}: {name:?} is no {level}; known: {}, or a .wasm file", known.join(", ")))
+    };
+    let (tuner_params, allocator_params): (Vec<Param>, Vec<Param>) =
+        params.into_iter().partition(|(k, _)| k.starts_with("tuner."));
+    let strip = |(k, v): Param| (k.trim_start_matches("tuner.").to_owned(), v);
+    Ok(SetSpec {
+        name: text.into(),
+        allocator: part(allocator, &native::ALLOCATORS, "allocator")?,
+        tuner: part(tuner, &native::TUNERS, "tuner")?,
+        allocator_params,
+        tuner_params: tuner_params.into_iter().map(strip).collect(),
+    })
+}
+
+impl SetSpec {
+    /// What the policy slot makes it from; components are compiled here, once. `home`: the domain that
+    /// applications are granted unless the parameters name one; every allocator of ours takes it.
+    ///
+    /// # Errors
+    /// A component that cannot serve.
+    pub fn load(
+        &self,
+        engine: Option<&WasmEngine>,
+        home: &str,
+    ) -> Result<Arc<dyn PolicySource>, PolicyError> {
+        let mut params = self.allocator_params.clone();
+        if !params.iter().any(|(k, _)| k == "domain") && !self.is_foreign() {
+            params.push(("domain".into(), home.into()));
+        }
+        let made = |part: &Part| match part {
+            Part::Native(name) => Ok(Made::Native(name.clone())),
+            Part::File(path) => match engine {
+                Some(engine) => Compiled::load(engine, path).map(Made::Wasm),
+                None => Err(unusable(
+                    &path.display().to_string(),
+                    "is a component, and there is no engine to run it",
+                )),
+            },
+        };
+        Ok(Arc::new(Source {
+            name: self.name.clone(),
+            allocator: made(&self.allocator)?,
+            tuner: made(&self.tuner)?,
+            allocator_params: params,
+            tuner_params: self.tuner_params.clone(),
+        }))
+    }
+
+    /// A component that is not one of ours may not know the parameter `domain`.
+    fn is_foreign(&self) -> bool {
+        let Part::File(path) = &self.allocator else { return false };
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        !native::ALLOCATORS.contains(&stem.as_ref())
+    }
+}
+
+enum Made {
+    Native(String),
+    Wasm(Compiled),
+}
+
+struct Source {
+    name: String,
+    allocator: Made,
+    tuner: Made,
+    allocator_params: Vec<Param>,
+    tuner_params: Vec<Param>,
+}
+
+/// A host that stalls must not change a result: no call of ours lasts a second.
+fn patient() -> WasmLimits {
+    let second = Duration::from_secs(1);
+    WasmLimits { call: second, start: second, ..WasmLimits::default() }
+}
+
+impl PolicySource for Source {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn allocator(&self) -> Result<Box<dyn Allocator>, PolicyError> {
+        match &self.allocator {
+            Made::Native(name) => {
+                native::allocator(name).ok_or_else(|| unusable(name, "is not linked natively"))
+            }
+            Made::Wasm(code) => Ok(Box::new(WasmAllocator::new(code, patient())?)),
+        }
+    }
+
+    fn tuner(&self, _: &App) -> Result<Box<dyn Tuner>, PolicyError> {
+        match &self.tuner {
+            Made::Native(name) => native::tuner(name).ok_or_else(|| unusable(name, "is not linked natively")),
+            Made::Wasm(code) => Ok(Box::new(WasmTuner::new(code, patient())?)),
+        }
+    }
+
+    fn allocator_params(&self) -> &[Param] {
+        &self.allocator_params
+    }
+
+    fn tuner_params(&self) -> &[Param] {
+        &self.tuner_params
+    }
+}
+
+fn unusable(path: &str, reason: &str) -> PolicyError {
+    PolicyError::Unusable { path: path.into(), reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_serves() {
+        let schedutil =
+            Spec::parse("kernel:schedutil?invariant=false&rate-limit-us=10000&subnet=25%").unwrap();
+        let which = Which::Schedutil { invariant: false, rate_limit: Some(Nanos::from_ms(10)) };
+        let SpecKind::Kernel { cpus, subnet, .. } = &schedutil.kind else { panic!("{schedutil:?}") };
+        assert_eq!((cpus, subnet.as_deref()), (&which, Some("25%")));
+        let network = super::super::network::Network::find("mlcad-fmnist").unwrap();
+        assert!(matches!(schedutil.rule(&network), Ok(Rule::Kernel { subnet: 0, .. })));
+        let SpecKind::Set(set) = Spec::parse("tandem?weight-max=800&tuner.dwell-ms=500").unwrap().kind else {
+            panic!("a set")
+        };
+        assert_eq!(set.allocator, Part::Native("tandem-allocator".into()));
+        assert_eq!(set.tuner_params, [("dwell-ms".to_owned(), "500".to_owned())]);
+        assert!(!Spec::parse("ondemand+fixed").unwrap().wasm());
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused_with_what_does() {
+        for (text, message) in [
+            ("kernel:interactive", "no such governor; known: conservative, ondemand"),
+            ("kernel:schedutil?rate-limit-us=x", "rate-limit-us = \"x\": must be a whole number"),
+            ("kernel:ondemand?mhz=3", "mhz = \"3\": unknown; known: subnet"),
+            ("kernel:userspace", "give mhz"),
+            ("tandem+magic", "\"magic\" is no tuner; known: fixed, tandem-tuner"),
+            ("none.wasm", "none.wasm: no such file"),
+            ("tandem?x", "\"x\": must be key=value"),
+        ] {
+            let got = Spec::parse(text).unwrap_err();
+            assert!(got.contains(message), "{text}: {got}");
+        }
+    }
+}
