@@ -119,7 +119,7 @@ impl Plan {
     pub fn new(graph: &Graph, store: &Store) -> Result<Self, GraphError> {
         let mut plan = Planner::new(graph)?;
         let mut steps = Vec::with_capacity(graph.nodes.len());
-        let mut vectors = Vec::new();
+        let mut vectors = Vectors::default();
         for layer in 0..graph.nodes.len() {
             let step = plan.step(layer, store, &mut vectors);
             steps.push(step.map_err(|rule| GraphError { layer, rule })?);
@@ -135,7 +135,7 @@ impl Plan {
         }
         Ok(Self {
             steps,
-            vectors: Aligned::from(&vectors),
+            vectors: Aligned::from(&vectors.all),
             image: plan.places[0].expect("the image was placed first"),
             image_memory: plan.image_memory,
             output,
@@ -252,7 +252,7 @@ impl<'g> Planner<'g> {
         self.places[value.0].expect("earlier layers were placed")
     }
 
-    fn step(&mut self, layer: usize, store: &Store, vectors: &mut Vec<f32>) -> Result<Step, String> {
+    fn step(&mut self, layer: usize, store: &Store, vectors: &mut Vectors) -> Result<Step, String> {
         let node = &self.graph.nodes[layer];
         let input = self.of(node.input);
         Ok(match &node.op {
@@ -292,7 +292,7 @@ impl<'g> Planner<'g> {
                 if taps.0 * taps.1 > TAPS_MAX || depth > DEPTH_MAX {
                     return Err(format!("{:?}: at most {TAPS_MAX} taps of {DEPTH_MAX} inputs", conv.slot));
                 }
-                let epilogue = epilogue(store, &conv.norm, conv.outputs, conv.activation, vectors)?;
+                let epilogue = vectors.epilogue(store, &conv.norm, conv.outputs, conv.activation)?;
                 let residual = conv.add.map(|a| self.of(a).at);
                 let output = self.place(layer);
                 Step::Product(ProductStep {
@@ -320,7 +320,7 @@ impl<'g> Planner<'g> {
                         conv.slot, conv.outputs, weights.channels
                     ));
                 }
-                let epilogue = epilogue(store, &conv.norm, conv.outputs, conv.activation, vectors)?;
+                let epilogue = vectors.epilogue(store, &conv.norm, conv.outputs, conv.activation)?;
                 let output = self.place(layer);
                 Step::Depthwise(DepthwiseStep {
                     weights: Arc::clone(weights),
@@ -348,27 +348,54 @@ impl<'g> Planner<'g> {
     }
 }
 
-/// The prefixes of scale and bias, padded with zeros, behind `vectors`.
-fn epilogue(
-    store: &Store,
-    norm: &Norm,
-    outputs: usize,
-    activation: Activation,
-    vectors: &mut Vec<f32>,
-) -> Result<Epilogue, String> {
-    let mut put = |name: Option<&String>, without: f32| {
-        let at = vectors.len();
-        match name {
-            None => vectors.extend(std::iter::repeat_n(without, outputs)),
-            Some(name) => {
-                let all = store.vectors.get(name).ok_or(format!("no vector {name:?}"))?;
-                let part = all.get(..outputs);
-                let part = part.ok_or(format!("{name:?}: {} numbers for {outputs} outputs", all.len()))?;
-                vectors.extend_from_slice(part);
-            }
+/// A plan's vectors under construction.
+#[derive(Debug, Default)]
+struct Vectors {
+    all: Vec<f32>,
+    /// Where ones lie, and how many: one place serves every layer without a scale.
+    ones: Range<usize>,
+}
+
+impl Vectors {
+    /// The first `n` of a vector of the store, padded with zeros.
+    fn prefix(&mut self, store: &Store, name: &String, n: usize) -> Result<usize, String> {
+        let from = store.vectors.get(name).ok_or(format!("no vector {name:?}"))?;
+        let part = from.get(..n).ok_or(format!("{name:?}: {} numbers for {n} outputs", from.len()))?;
+        let at = self.all.len();
+        self.all.extend_from_slice(part);
+        self.all.resize(at + padded(n), 0.0);
+        Ok(at)
+    }
+
+    fn ones(&mut self, n: usize) -> usize {
+        if self.ones.len() < n {
+            self.ones = self.all.len()..self.all.len() + padded(n);
+            self.all.resize(self.ones.end, 1.0);
         }
-        vectors.resize(at + padded(outputs), 0.0);
-        Ok::<usize, String>(at)
-    };
-    Ok(Epilogue { scale: put(norm.scale.as_ref(), 1.0)?, bias: put(norm.bias.as_ref(), 0.0)?, activation })
+        self.ones.start
+    }
+
+    fn zeros(&mut self, n: usize) -> usize {
+        let at = self.all.len();
+        self.all.resize(at + padded(n), 0.0);
+        at
+    }
+
+    fn epilogue(
+        &mut self,
+        store: &Store,
+        norm: &Norm,
+        n: usize,
+        activation: Activation,
+    ) -> Result<Epilogue, String> {
+        let scale = match &norm.scale {
+            Some(name) => self.prefix(store, name, n)?,
+            None => self.ones(n),
+        };
+        let bias = match &norm.bias {
+            Some(name) => self.prefix(store, name, n)?,
+            None => self.zeros(n),
+        };
+        Ok(Epilogue { scale, bias, activation })
+    }
 }

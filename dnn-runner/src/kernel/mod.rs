@@ -6,8 +6,8 @@
 //! and a scalar reference ([`reference`]) that the tests hold all of them against. Most of this crate's
 //! `unsafe` is here. Not responsible for: where a layer's numbers lie ([`crate::engine`]).
 //!
-//! Activations lie as rows of pixels, a pixel's channels together, padded with zeros to a multiple of
-//! [`LANES`] (the image, which vectors never read, is not). So every vector is whole: there are no masks
+//! Activations lie as rows of pixels, a pixel's channels together, padded to a multiple of [`LANES`] (the
+//! image, which vectors never read, is not). What lies in the padding no channel ever depends on. So every vector is whole: there are no masks
 //! for channels, and a slice of channels is a shorter loop.
 #![expect(
     unsafe_code,
