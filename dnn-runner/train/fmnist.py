@@ -97,6 +97,11 @@ def save(path, state):
     part.replace(path)
 
 
+def resume(path):
+    """What `save` wrote; its plain numbers are plain numbers again."""
+    return jax.tree.map(lambda v: v.item() if np.ndim(v) == 0 and hasattr(v, "item") else v, pickle.loads(path.read_bytes()))
+
+
 def digest(tensors):
     """sha256 over the tensors' bytes, by name."""
     sha = hashlib.sha256()

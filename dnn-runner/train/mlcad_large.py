@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import json
 import pathlib
-import pickle
 import time
 
 import jax
@@ -117,7 +116,7 @@ def train(args):
     steps = args.epochs * batches
     state = {"groups": [], "digests": [], "validation": [], "epoch": 0, "cpu": 0.0, "group": None, "momentum": None}
     if args.checkpoint.exists():
-        state = pickle.loads(args.checkpoint.read_bytes())
+        state = fmnist.resume(args.checkpoint)
     began = time.process_time() - state["cpu"]
     while len(state["groups"]) < GROUPS:
         g = len(state["groups"])
@@ -220,7 +219,7 @@ def main():
     elif args.measured is None:
         parser.error("manifest needs --measured")
     else:
-        state = pickle.loads(args.checkpoint.read_bytes())
+        state = fmnist.resume(args.checkpoint)
         rows = json.loads(args.measured.read_text())["subnets"]
         write_manifest([row["top1"] for row in rows], "test split, by `dnn-runner measure`", state, args)
 

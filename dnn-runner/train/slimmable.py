@@ -21,7 +21,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import pickle
 import time
 
 import jax
@@ -119,7 +118,7 @@ def train(args):
     batches = len(images) // args.batch
     steps = args.epochs * batches
     if args.checkpoint.exists():
-        state = pickle.loads(args.checkpoint.read_bytes())
+        state = fmnist.resume(args.checkpoint)
     else:
         p = initial(np.random.default_rng(args.seed))
         state = {"p": p, "m": {k: np.zeros_like(v) for k, v in p.items()}, "step": 0, "cpu": 0.0}
@@ -237,7 +236,7 @@ def main():
     elif args.measured is None:
         parser.error("manifest needs --measured")
     else:
-        state = pickle.loads(args.checkpoint.read_bytes())
+        state = fmnist.resume(args.checkpoint)
         rows = json.loads(args.measured.read_text())["subnets"]
         write_manifest([row["top1"] for row in rows], "test split, by `dnn-runner measure`", state, args)
 
