@@ -58,7 +58,7 @@ const METHODS: [(&str, &str); 13] = [
         "Whether speed follows the clock in the VM (tests/vm, QEMU with TCG, board `odroid-xu3`): an integer loop, an AVX2 FMA \
         loop and an inference of the committed network at the lowest, the highest and two OPPs between, the other limited \
         CPU busy with the FMA loop. The deviation is from the median speed per MHz. The limiter's lateness and the host's \
-        stalls are the run's quality mark: a run over 1 % or 20 ms is void and repeated, at most three times.",
+        stalls in the loops' sections are the run's quality mark: a run over 1 % or 20 ms is void and repeated, at most three times.",
     ),
     (
         "swap",
