@@ -73,7 +73,7 @@ const METHODS: [(&str, &str); 13] = [
         by the module `tests/vm/freqinv.c`, as on arm64; the other is as x86 without APERF/MPERF runs it. Where they differ: in \
         the idle-busy steps the guest kernel wakes an idle CPU now and then and its governor lets the clock fall, the simulated \
         machine has no such wake-ups (with some added the steps agree better and others worse); 60 Hz at 60 % lies on the edge \
-        between two OPPs. For ondemand and conservative the reason is not established: they sample windows of 8 ms, about half a \
+        between two OPPs; the kernel itself differs from run to run by up to 6 points (10 Hz at 35 %). For ondemand and conservative the reason is not established: they sample windows of 8 ms, about half a \
         60 Hz period, and what they see hangs on the phase, which in the guest drifts and here is locked. Simulated ondemand and \
         conservative are not to be used as opponents until they agree.",
     ),
