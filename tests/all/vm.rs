@@ -244,13 +244,13 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     let (tandem, runner) = (tandem.display(), tandem_tests::program("dnn-runner"));
     let model = tandem_tests::repository().join("dnn-runner/models/mlcad-fmnist.toml");
     let runner = format!(
-        "{} --name camera --socket /run/tandem/runner.sock --model {} --dataset /usr/share/datasets/fashion-mnist --rate 8 --arrivals poisson --batch 20 --top1-floor 0",
+        "{} --name camera --socket /run/tandem/runner.sock --model {} --dataset /usr/share/datasets/fashion-mnist --rate 5 --arrivals poisson --batch 4 --top1-floor 0",
         runner.display(),
         model.display()
     );
     let dir = scripts();
     let command = format!(
-        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=18 RUNNER='{runner}' sh '{}/e2e.sh'",
+        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=12 RUNNER='{runner}' sh '{}/e2e.sh'",
         dir.display()
     );
     let run = run(&command, &share, &Options::default()).unwrap();
