@@ -270,8 +270,11 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     for round in [("term", 40, 41), ("panic", 42, 43)] {
         let trace = left(&run, &format!("frequency-{}.txt", round.0));
         for (domain, cpu) in [(0, 0), (1, 1)] {
-            let arrived = between(&run.pstates, domain, round.1, round.2).unwrap();
-            let traced = traced(&trace, cpu).unwrap();
+            let mut arrived = between(&run.pstates, domain, round.1, round.2).unwrap();
+            let mut traced = traced(&trace, cpu).unwrap();
+            // A fast switch to where the clock is already is an event without a write (acpi_cpufreq_fast_switch).
+            arrived.dedup();
+            traced.dedup();
             assert!(is_run_of(&traced, &arrived), "{}: domain {domain}: {traced:?} in {arrived:?}", round.0);
             changes += arrived.len();
         }
