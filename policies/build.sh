@@ -39,7 +39,7 @@ choose_route() {
     fi
     if [ "$want" = auto ] || [ "$want" = debian ]; then
         route=debian
-        linker=$(find_tool wasm-ld) || true
+        linker=$(find_tool wasm-ld) || linker=""   # judged below, with the rest of what Debian must have
         local sources
         if [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] && [ -n "$linker" ] &&
             sources=$(/usr/bin/rustc --print sysroot)/lib/rustlib/src && [ -d "$sources" ]; then

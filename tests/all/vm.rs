@@ -187,8 +187,10 @@ fn restore_test_passes_on_a_clean_agent_and_names_what_a_forgetful_one_left() {
     assert!(run.console.contains("up_threshold:77"), "{}", run.console);
     // Hundreds of OPP changes of a real loop, in order, on both domains.
     for (domain, cpu) in [(0, 0), (1, 1)] {
-        let arrived = between(&run.pstates, domain, 40, 41).unwrap();
-        let kernel = traced(&left(&run, "clean/frequency-term.txt"), cpu).unwrap();
+        let mut arrived = between(&run.pstates, domain, 40, 41).unwrap();
+        let mut kernel = traced(&left(&run, "clean/frequency-term.txt"), cpu).unwrap();
+        arrived.dedup();
+        kernel.dedup();
         assert!(kernel.len() >= 50, "only {} changes in domain {domain}", kernel.len());
         assert!(is_run_of(&kernel, &arrived), "domain {domain}: kernel {kernel:?}\nhost {arrived:?}");
         let swapped: Vec<u32> = kernel.iter().copied().rev().collect();
@@ -244,13 +246,13 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     let (tandem, runner) = (tandem.display(), tandem_tests::program("dnn-runner"));
     let model = tandem_tests::repository().join("dnn-runner/models/mlcad-fmnist.toml");
     let runner = format!(
-        "{} --name camera --socket /run/tandem/runner.sock --model {} --dataset /usr/share/datasets/fashion-mnist --rate 8 --arrivals poisson --batch 20 --top1-floor 0",
+        "{} --name camera --socket /run/tandem/runner.sock --model {} --dataset /usr/share/datasets/fashion-mnist --rate 5 --arrivals poisson --batch 4 --top1-floor 0",
         runner.display(),
         model.display()
     );
     let dir = scripts();
     let command = format!(
-        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=18 RUNNER='{runner}' sh '{}/e2e.sh'",
+        "'{tandem}' board probe > /mnt/board.toml && TANDEM='{tandem}' ARGS=--allow-panic CONFIG=/mnt/tandem.toml SECONDS_EACH=12 RUNNER='{runner}' sh '{}/e2e.sh'",
         dir.display()
     );
     let run = run(&command, &share, &Options::default()).unwrap();
@@ -270,8 +272,11 @@ fn agent_governs_the_kernels_clocks_and_puts_every_setting_back() {
     for round in [("term", 40, 41), ("panic", 42, 43)] {
         let trace = left(&run, &format!("frequency-{}.txt", round.0));
         for (domain, cpu) in [(0, 0), (1, 1)] {
-            let arrived = between(&run.pstates, domain, round.1, round.2).unwrap();
-            let traced = traced(&trace, cpu).unwrap();
+            let mut arrived = between(&run.pstates, domain, round.1, round.2).unwrap();
+            let mut traced = traced(&trace, cpu).unwrap();
+            // A fast switch to where the clock is already is an event without a write (acpi_cpufreq_fast_switch).
+            arrived.dedup();
+            traced.dedup();
             assert!(is_run_of(&traced, &arrived), "{}: domain {domain}: {traced:?} in {arrived:?}", round.0);
             changes += arrived.len();
         }

@@ -81,7 +81,7 @@ fn simulated() -> anyhow::Result<Line> {
     let big =
         model.board.domains.iter().position(|d| d.name == "big").context("vm-baseline has a big domain")?;
     let mhz = |at: tandem::units::Nanos| {
-        let last = book.moved.iter().filter(|m| usize::from(m.domain) == big && m.at <= at).next_back();
+        let last = book.moved.iter().rfind(|m| usize::from(m.domain) == big && m.at <= at);
         last.map_or(0.0, |m| tandem::sim::model::mhz(&model.board.domains[big].opps[usize::from(m.opp)]))
     };
     Ok(book
