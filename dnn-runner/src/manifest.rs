@@ -35,6 +35,8 @@ pub struct Manifest {
     /// The weights file; of the ONNX family none.
     #[serde(default)]
     pub weights: Weights,
+    /// ONNX: what runs the files; other families are run by our own engine.
+    pub provider: Option<Provider>,
     /// What to run when nobody decides.
     pub failsafe: Failsafe,
     /// The convolutions (group-convolution: of one group; slimmable), first to last.
@@ -63,6 +65,19 @@ pub enum Family {
     EfficientNetLite,
     /// Networks of the user's own, each an ONNX file: run by ONNX Runtime.
     Onnx,
+}
+
+/// An execution provider of ONNX Runtime: what a library has is decided when it is built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// The CPU; every library has it.
+    #[default]
+    Cpu,
+    /// NVIDIA's GPUs.
+    Cuda,
+    /// The same through TensorRT, on Jetson boards.
+    Tensorrt,
 }
 
 /// Names, or how many there are.
@@ -336,6 +351,9 @@ impl Manifest {
                 format!("subnet {:?}: the name is given twice; names are unique", s.name)
             });
         }
+        rule(self.provider.is_none() || self.family == Family::Onnx, &|| {
+            format!("provider {:?}: the family \"onnx\" alone has one", self.provider)
+        });
         found.extend(family::problems(self));
         if !found.is_empty() {
             return found; // the sizes below are only meaningful for legal layers

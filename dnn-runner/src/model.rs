@@ -143,7 +143,8 @@ impl Supernet {
             files.push(file);
         }
         let images = Images::new(&manifest.input);
-        let engine = Onnx::new(files, &images, manifest.classes.count());
+        let provider = manifest.provider.unwrap_or_default();
+        let engine = Onnx::new(files, &images, manifest.classes.count(), provider);
         let engine = engine.map_err(|rule| ModelError::File { path: path.to_owned(), rule })?;
         Ok(Self::of(manifest, text, None, images.size, Box::new(engine)))
     }

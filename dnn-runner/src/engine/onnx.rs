@@ -8,7 +8,9 @@ use super::exec::Crew;
 use super::{Engine, Worker};
 use crate::image::{Images, Rows};
 use crate::kernel::Kernel;
+use crate::manifest::Provider;
 use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider, ExecutionProviderDispatch, TensorRT};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::TensorRef;
@@ -55,8 +57,35 @@ pub fn available() -> Result<(), String> {
     environment().map(|_| ())
 }
 
-/// A session on the file, with `threads` threads that wait asleep or (`spinning`) awake.
+/// What a session is to be run by; the CPU needs no word. Refused if the library was built without it.
+fn providers(wanted: Provider) -> Result<Vec<ExecutionProviderDispatch>, String> {
+    environment()?;
+    let (name, there, provider) = match wanted {
+        Provider::Cpu => return Ok(Vec::new()),
+        Provider::Cuda => ("cuda", CUDA::is_available(), CUDA::default().build()),
+        Provider::Tensorrt => ("tensorrt", TensorRT::is_available(), TensorRT::default().build()),
+    };
+    match there {
+        // A provider that is there and fails must not leave its work to the CPU in silence.
+        Ok(true) => Ok(vec![provider.error_on_failure()]),
+        Ok(false) => Err(format!(
+            "provider {name:?}: this ONNX Runtime was built without it; set {LIBRARY} to one that has it"
+        )),
+        Err(e) => Err(format!("provider {name:?}: {e}")),
+    }
+}
+
+/// A session on the file and the CPU, with `threads` threads that wait asleep or (`spinning`) awake.
 pub fn session(file: &Path, threads: usize, spinning: bool) -> Result<Session, String> {
+    session_by(file, threads, spinning, &[])
+}
+
+fn session_by(
+    file: &Path,
+    threads: usize,
+    spinning: bool,
+    by: &[ExecutionProviderDispatch],
+) -> Result<Session, String> {
     let refuse = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
     let build = || -> ort::Result<Session> {
         let environment = environment().map_err(ort::Error::new)?;
@@ -64,7 +93,7 @@ pub fn session(file: &Path, threads: usize, spinning: bool) -> Result<Session, S
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
             .with_intra_op_spinning(spinning)?;
-        let mut builder = builder;
+        let mut builder = builder.with_execution_providers(by)?;
         builder.commit_from_file(file)
     };
     build().map_err(|e| refuse(&e))
@@ -87,6 +116,7 @@ pub struct Onnx {
     files: Vec<PathBuf>,
     inputs: Arc<Vec<Input>>,
     channels: usize,
+    provider: Provider,
 }
 
 #[derive(Debug)]
@@ -102,8 +132,14 @@ struct Bench {
 
 impl Onnx {
     /// Opens every file once, to see what it wants and that it makes `classes` logits.
-    pub fn new(files: Vec<PathBuf>, images: &Images, classes: usize) -> Result<Self, String> {
+    pub fn new(
+        files: Vec<PathBuf>,
+        images: &Images,
+        classes: usize,
+        provider: Provider,
+    ) -> Result<Self, String> {
         let mut inputs = Vec::new();
+        providers(provider)?;
         for file in &files {
             let refuse = |rule: String| format!("{}: {rule}", file.display());
             let session = session(file, 1, false)?;
@@ -114,7 +150,7 @@ impl Onnx {
             let dims: Vec<i64> = shape.map(|s| s.iter().copied().collect()).unwrap_or_default();
             inputs.push(input(&dims, images).map_err(refuse)?);
         }
-        let onnx = Self { files, inputs: Arc::new(inputs), channels: images.size.2 };
+        let onnx = Self { files, inputs: Arc::new(inputs), channels: images.size.2, provider };
         // A first inference on each: what cannot run is refused here, not in the middle of a stream.
         let mut worker = onnx.bench()?;
         let image = vec![0; images.size.0 * images.size.1 * images.size.2];
@@ -129,8 +165,9 @@ impl Onnx {
     }
 
     fn bench(&self) -> Result<Bench, String> {
+        let by = providers(self.provider)?;
         Ok(Bench {
-            sessions: self.files.iter().map(|f| session(f, 1, false)).collect::<Result<_, _>>()?,
+            sessions: self.files.iter().map(|f| session_by(f, 1, false, &by)).collect::<Result<_, _>>()?,
             inputs: Arc::clone(&self.inputs),
             channels: self.channels,
             row: Vec::new(),

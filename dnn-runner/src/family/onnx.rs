@@ -10,6 +10,9 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
         if !s.file.as_ref().is_some_and(good) {
             found.push(format!("subnet {:?}: file {:?}; a file name without a folder", s.name, s.file));
         }
+        if s.macs == 0 {
+            found.push(format!("subnet {:?}: macs 0; at least 1, by rising cost", s.name));
+        }
         if s.sha256.is_none() {
             found.push(format!("subnet {:?}: no sha256 of its file", s.name));
         }
