@@ -10,7 +10,7 @@ SHELL = /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
-EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile footprint swap vm-board governors thermal sim-speed sim-fit
+EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm-board governors thermal sim-speed sim-fit
 
 .PHONY: all build policies models aarch64 demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim vm install uninstall clean
 

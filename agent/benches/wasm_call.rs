@@ -137,6 +137,7 @@ fn sdk_description(app: &tandem::policy::App) -> policy_sdk::App {
         name: s.name.clone(),
         top1: s.top1.0,
         macs: s.macs,
+        measured: Vec::new(),
     };
     policy_sdk::App {
         name: app.name.clone(),

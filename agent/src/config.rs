@@ -5,11 +5,13 @@
 
 use crate::policy::wasm::PolicyFiles;
 use crate::policy::{Param, Slo};
+use crate::profile::Profile;
 use crate::toml_errors::{BadToml, Problems, Section, read_text};
 use crate::units::{CentiPercent, Nanos};
 use nix::unistd::{Uid, User};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Spanned;
 
 /// A checked configuration.
@@ -48,6 +50,8 @@ pub struct AppConfig {
     pub target: Slo,
     /// Run-queue delay in one wait that wakes the loop at once.
     pub runq_bound: Option<Nanos>,
+    /// What its sub-networks take here.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl AppConfig {
@@ -91,7 +95,7 @@ impl Config {
                 format!("has no [policies.{}] section; sections here: {}", name.get_ref(), known.join(", "));
             root.bad(name.span(), "policy", rule);
         }
-        let apps = apps(&mut root);
+        let apps = apps(&mut root, base);
         root.close();
         let config = policy.map(|policy| Self {
             path: path.to_path_buf(),
@@ -152,7 +156,7 @@ fn params(set: &mut Section<'_>, key: &'static str) -> Vec<Param> {
     table.get_ref().iter().map(|(k, v)| (k.clone(), text(v))).collect()
 }
 
-fn apps(root: &mut Section<'_>) -> Vec<AppConfig> {
+fn apps(root: &mut Section<'_>, base: &Path) -> Vec<AppConfig> {
     let mut read: Vec<AppConfig> = Vec::new();
     for mut section in root.sections("app") {
         let name = section.need::<String>("name");
@@ -188,9 +192,14 @@ fn apps(root: &mut Section<'_>) -> Vec<AppConfig> {
             }
             top1
         });
+        let profile = section.opt::<PathBuf>("profile").and_then(|file| {
+            let read = Profile::load(&base.join(file.get_ref()));
+            read.map_err(|e| section.bad(file.span(), "profile", e)).ok().map(Arc::new)
+        });
         section.close();
         if let (Some(name), Some(uid)) = (name, uid) {
-            read.push(AppConfig { name: name.into_inner(), uid, target: Slo { latency, top1 }, runq_bound });
+            let (name, target) = (name.into_inner(), Slo { latency, top1 });
+            read.push(AppConfig { name, uid, target, runq_bound, profile });
         }
     }
     read
@@ -279,6 +288,15 @@ top1 = 80.25
         ] {
             assert!(e.contains(part), "{part:?} is not in:\n{e}");
         }
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_read_is_told_with_both_files() {
+        let e = parse(&GOOD.replace("top1 = 80.25", "profile = \"gone.toml\"")).expect_err("no such file");
+        assert!(
+            e.contains("tandem.toml:11: app \"camera\": profile (\"gone.toml\"): gone.toml: No such file"),
+            "{e}"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! per phase for the host's power model, and `--energy` adds its column afterwards.
 
 pub mod plot;
+mod profile;
 mod report;
 mod stage;
 

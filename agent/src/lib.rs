@@ -21,6 +21,8 @@ pub mod runners;
 
 pub mod policy;
 
+pub mod profile;
+
 pub mod envelope;
 
 pub mod actuate;

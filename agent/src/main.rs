@@ -44,6 +44,8 @@ enum What {
     /// Boards.
     #[command(subcommand)]
     Board(BoardCommand),
+    /// Measure what a network's sub-networks take on this machine, at every OPP: the table for `profile = ...`
+    Profile(tandem::profile::measure::Options),
     /// Put back what an agent that was killed has left behind.
     Restore {
         #[command(flatten)]
@@ -169,6 +171,7 @@ fn carry_out(what: What) -> anyhow::Result<()> {
             show_board(&board::Board::find(&board)?);
             Ok(())
         }
+        What::Profile(options) => tandem::profile::measure::measure(&options),
         What::Restore { agent } => run::restore(&agent.run_dir),
         #[cfg(feature = "demo")]
         What::Demo(options) => tandem::demo::run(&options),

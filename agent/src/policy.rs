@@ -10,6 +10,7 @@ pub mod slot;
 pub mod wasm;
 
 use crate::board::Board;
+use crate::profile::Measured;
 use crate::snapshot::{AppSample, DomainSample, OtherSample, Signal, Snapshot};
 use crate::units::{AppSlot, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct Subnet {
     pub top1: CentiPercent,
     /// Multiply-accumulates of one image.
     pub macs: u64,
+    /// By a profile of this machine; empty without one.
+    #[serde(default)]
+    pub measured: Vec<Measured>,
 }
 
 /// An application, as policies know it.

@@ -41,7 +41,7 @@ pub fn now() -> Nanos {
 }
 
 /// One agent per machine, whatever its run directory.
-const MACHINE_LOCK: &str = "/run/tandem.lock";
+pub(crate) const MACHINE_LOCK: &str = "/run/tandem.lock";
 
 /// At most one extra tick in this time.
 const WOKEN_GAP: Nanos = Nanos::from_ms(1);
@@ -78,7 +78,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if repaired > 0 {
         tracing::warn!(entries = repaired, "put back what an agent that was killed had left");
     }
-    let board = board(&config.board)?;
+    let board = find_board(&config.board)?;
+    for app in &config.apps {
+        if let Some(profile) = &app.profile {
+            profile.check(&board).map_err(anyhow::Error::msg)?;
+        }
+    }
     let use_bpf = if options.no_bpf { UseBpf::Never } else { UseBpf::Auto };
     let (sense, lost) = Sense::open(&board, &SenseOptions { use_bpf, ..SenseOptions::default() });
     for l in &lost {
@@ -107,7 +112,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let (to_loop, changes) = channel();
     let gate_path = config.run_dir.join("runner.sock");
-    let gate = Gate::start(&gate_path, config.apps.clone(), door.clone(), to_loop, Arc::clone(&notify))?;
+    let known = (config.apps.clone(), board.clone());
+    let gate = Gate::start(&gate_path, known, door.clone(), to_loop, Arc::clone(&notify))?;
     let requests = control::serve(&config.run_dir, Arc::clone(&notify))?;
     let envelope = Envelope::new(&board, sense.signals());
     let policy = slot.control();
@@ -162,7 +168,7 @@ pub fn restore(run_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// `auto`: what this machine has; else a shipped board's name, or a file.
-fn board(name: &str) -> anyhow::Result<Board> {
+pub(crate) fn find_board(name: &str) -> anyhow::Result<Board> {
     if name != "auto" {
         return Ok(Board::find(name)?);
     }
@@ -170,7 +176,7 @@ fn board(name: &str) -> anyhow::Result<Board> {
     Ok(Board::parse("probed board", &text)?)
 }
 
-fn block_signals() -> anyhow::Result<SignalFd> {
+pub(crate) fn block_signals() -> anyhow::Result<SignalFd> {
     let mut set = SigSet::empty();
     for s in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(s);
@@ -185,7 +191,7 @@ fn eventfd() -> anyhow::Result<Arc<EventFd>> {
 
 /// A panic in any thread puts everything back and ends the process: a loop without one of its threads
 /// governs nothing.
-fn put_back_on_panic(state: &Path) {
+pub(crate) fn put_back_on_panic(state: &Path) {
     let (state, usual) = (state.to_path_buf(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {
         usual(info);

@@ -28,6 +28,8 @@ pub struct Runner {
     pub pid: u32,
     /// Run-queue delay in one wait that wakes the loop at once.
     pub runq_bound: Option<Nanos>,
+    /// What became of its profile, for people; `None`: the configuration has none.
+    pub profile: Option<String>,
     /// The agent's end of the channel.
     end: AgentEnd,
     totals: Totals,
@@ -78,7 +80,7 @@ impl Runner {
             violations: 0,
             by_subnet: vec![0; app.subnets.len()],
         };
-        Self { app, pid, runq_bound, end, totals: Totals::default(), ledger, subnet: None }
+        Self { app, pid, runq_bound, profile: None, end, totals: Totals::default(), ledger, subnet: None }
     }
 
     /// Its counts at the last tick.

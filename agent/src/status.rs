@@ -140,6 +140,8 @@ pub struct AppStatus {
     pub violations: u64,
     /// Its sub-networks by rising cost: name, accuracy by the manifest in %, inferences so far.
     pub subnets: Vec<(String, f64, u64)>,
+    /// What became of its profile: `40 points`, or why it was refused; `null` without one.
+    pub profile: Option<String>,
     /// CPU share, cgroup v2 scale.
     pub weight: Option<u16>,
     /// What it was told to run.
@@ -290,6 +292,7 @@ fn app(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) 
             .zip(&ledger.by_subnet)
             .map(|(s, n)| (s.name.clone(), percent(s.top1), *n))
             .collect(),
+        profile: runner.profile.clone(),
         weight: told.map(|t| t.0.weight),
         told_subnet: told.and_then(|t| subnet(t.1.subnet)).map(|s| s.name.clone()),
         binds: binds(runner, sample, governor, board).into(),
@@ -414,6 +417,9 @@ impl fmt::Display for Status {
                 or_dash(a.weight),
                 ms(a.live_top1)
             )?;
+        }
+        for (name, profile) in self.apps.iter().filter_map(|a| Some((&a.name, a.profile.as_ref()?))) {
+            writeln!(f, "profile  {name:<12} {profile}")?;
         }
         writeln!(f, "others   cpu {} (of 1000 = one CPU)", or_dash(self.others_permille))?;
         for s in &self.signals {

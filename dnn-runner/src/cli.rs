@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::profile::At;
 use crate::stream::{Arrivals, Victim};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -153,12 +154,18 @@ pub struct Profile {
     /// Thread counts
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: Vec<u8>,
-    /// Images of a frame
-    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub batches: Vec<u16>,
+    /// Images of a frame; `auto` as of a run
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = batch)]
+    pub batches: Vec<Batch>,
     /// Measure although others are at work
     #[arg(long)]
     pub noisy: bool,
+    /// The OPP that was set: how `tandem profile` labels the rows
+    #[arg(long, value_name = "DOMAIN=FREQ", value_parser = opp)]
+    pub at: Option<At>,
+    /// Load, then wait for the end of standard input: the OPP is set meanwhile
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// `export`
@@ -189,6 +196,14 @@ fn batch(text: &str) -> Result<Batch, String> {
         _ if text == "auto" => Ok(Batch::Auto),
         Ok(k) if (1..=100_000).contains(&k) => Ok(Batch::Images(k)),
         _ => Err("`auto`, or 1 to 100000 images".into()),
+    }
+}
+
+fn opp(text: &str) -> Result<At, String> {
+    let at = text.rsplit_once('=').and_then(|(domain, freq)| Some((domain.to_owned(), freq.parse().ok()?)));
+    match at {
+        Some((domain, freq)) if !domain.is_empty() && freq > 0 => Ok(At { domain, freq }),
+        _ => Err("a domain's name and a frequency above 0, as in cpu=1200000".into()),
     }
 }
 

@@ -103,6 +103,7 @@ pub fn hello(
         protocol: PROTOCOL,
         name: name.to_owned(),
         manifest_digest: net.digest(),
+        weights_digest: net.weights_digest().to_owned(),
         subnets: net.subnets().iter().map(subnet).collect(),
         failsafe: small(failsafe),
         threads_max: u8::try_from(threads_max).unwrap_or(u8::MAX),

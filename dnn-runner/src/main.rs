@@ -58,6 +58,8 @@ fn main() -> ExitCode {
 /// What root may have to open: done before it is given up.
 struct Opened {
     net: Arc<Supernet>,
+    /// Some engines open their files once more for every thread.
+    batcher: Batcher,
     images: Option<Images>,
     schedule: Schedule,
     listener: Option<UnixListener>,
@@ -89,7 +91,8 @@ fn open(args: &Run) -> Result<Opened> {
         None => Schedule::new(args.arrivals, args.rate, args.seed),
     };
     let (report, timeline) = (create(&args.report)?, create(&args.timeline)?);
-    Ok(Opened { net, images, schedule, listener, report, timeline })
+    let batcher = Batcher::new(Arc::clone(&net), Kernel::best(), args.threads.into())?;
+    Ok(Opened { net, batcher, images, schedule, listener, report, timeline })
 }
 
 fn give_up_root(args: &Run) -> Result<()> {
@@ -114,7 +117,7 @@ fn run(args: Run) -> Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catch signals")?;
     }
-    let Opened { net, images, schedule, listener, report, timeline } = open(&args)?;
+    let Opened { net, batcher, images, schedule, listener, report, timeline } = open(&args)?;
     give_up_root(&args)?;
 
     let kernel = Kernel::best();
@@ -172,7 +175,7 @@ fn run(args: Run) -> Result<()> {
         images.map(|images| Stream { images, schedule, batch, frames: args.frames.unwrap_or(u64::MAX) });
     let text = Worker::new(Parts {
         tally: Tally::new(setup, net.subnets(), timeline, began)?,
-        batcher: Batcher::new(net, kernel, threads)?,
+        batcher,
         follower,
         stream,
         requests,
@@ -266,19 +269,36 @@ fn run_profile(args: &Profile) -> Result<()> {
     let (manifest, _) = Manifest::read(&args.model)?;
     let net = Arc::new(Supernet::load(&args.model)?);
     let kernel = Kernel::best();
+    let mut profile = profile::Profile::resume(&args.out, &net, kernel)?;
+    let known = profile.batch();
+    let batches = args.batches.iter().map(|b| match (b, known) {
+        (Batch::Images(k), _) => Ok(*k),
+        // One and the same in all of the file.
+        (Batch::Auto, Some(k)) => Ok(k),
+        (Batch::Auto, None) => bench::calibrate(&net),
+    });
     let wanted = Wanted {
         threads: args.threads.iter().map(|t| usize::from(*t)).collect(),
-        batches: args.batches.iter().map(|b| usize::from(*b)).collect(),
+        batches: batches.collect::<std::io::Result<_>>()?,
         noisy: args.noisy,
+        at: args.at.clone(),
     };
-    let mut profile = profile::Profile::resume(&args.out, &net, kernel)?;
+    if args.wait {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+            .context("wait for standard input's end")?;
+    }
     profile.measure(&args.out, &net, &manifest, kernel, &wanted)?;
-    println!("{}, {}, {}", profile.network, profile.machine, profile.kernel);
-    for r in &profile.rows {
+    if args.at.is_none() {
+        println!("{}, {}, {}", profile.network, profile.machine, profile.kernel);
+    }
+    for r in profile.rows.iter().filter(|r| r.at == args.at) {
         println!(
             "  {:>10}, {} threads, batch {:>3}: {:9.3} ms (p10 {:.3}, p90 {:.3}, n {})",
             r.subnet, r.threads, r.batch, r.p50_ms, r.p10_ms, r.p90_ms, r.frames
         );
+    }
+    if args.at.is_some() {
+        return Ok(());
     }
     for p in &profile.predicted {
         println!(

@@ -4,7 +4,7 @@
 //! kind of layer, and how well a sum of those predicts a sub-network that was not measured; a file that a
 //! broken-off run goes on from. The runner owns sub-networks and accuracy (the manifest), this file the
 //! times, and both name the same weights: they are joined by the weights' digest. Not responsible for:
-//! setting clocks; the clock that was seen is written down.
+//! setting clocks (`tandem profile` does, and says by [`Wanted::at`] where this runs).
 
 use crate::batch::Batcher;
 use crate::clock;
@@ -61,6 +61,9 @@ pub struct Profile {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Row {
     pub subnet: String,
+    /// Where and at which raw frequency of it, if `tandem profile` set one; the agent goes by these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<At>,
     pub threads: usize,
     pub batch: usize,
     pub frames: usize,
@@ -70,6 +73,15 @@ pub struct Row {
     /// Clock of CPU 0 afterwards, where the kernel tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub khz: Option<u64>,
+}
+
+/// An OPP: a domain of the board, and the frequency in the unit of its driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct At {
+    pub domain: String,
+    pub freq: u64,
 }
 
 /// One kind of layer; us.
@@ -123,6 +135,8 @@ pub struct Wanted {
     pub batches: Vec<usize>,
     /// Whether others may be at work.
     pub noisy: bool,
+    /// The OPP that was set.
+    pub at: Option<At>,
 }
 
 fn quantile(values: &mut [u64], permille: usize) -> f64 {
@@ -219,6 +233,14 @@ impl Profile {
         for r in &profile.rows {
             let rises =
                 0.0 < r.p10_ms && r.p10_ms <= r.p50_ms && r.p50_ms <= r.p90_ms && r.p90_ms.is_finite();
+            if let Some(At { domain, freq }) = &r.at
+                && (domain.is_empty() || *freq == 0)
+            {
+                return Err(format!(
+                    "row of subnet {:?}: domain {domain:?}, freq {freq}; neither is empty",
+                    r.subnet
+                ));
+            }
             if !rises || r.threads == 0 || r.batch == 0 || r.frames == 0 {
                 return Err(format!(
                     "row of subnet {:?}: 0 < p10 <= p50 <= p90, and counts above 0",
@@ -237,8 +259,14 @@ impl Profile {
         std::fs::rename(part, path)
     }
 
-    fn has(&self, subnet: &str, threads: usize, batch: usize) -> bool {
-        self.rows.iter().any(|r| r.subnet == subnet && r.threads == threads && r.batch == batch)
+    fn has(&self, subnet: &str, at: Option<&At>, threads: usize, batch: usize) -> bool {
+        let same = |r: &&Row| r.subnet == subnet && r.at.as_ref() == at;
+        self.rows.iter().filter(same).any(|r| r.threads == threads && r.batch == batch)
+    }
+
+    /// Images of a frame that rows were measured with already.
+    pub fn batch(&self) -> Option<usize> {
+        self.rows.first().map(|r| r.batch)
     }
 
     /// Measures what is wanted and not in the file yet; writes the file after each row.
@@ -267,16 +295,18 @@ impl Profile {
                 wanted.threads.iter().flat_map(|t| wanted.batches.iter().map(move |b| (t, b)))
             {
                 bar.set_message(format!("{}, {threads} threads, batch {batch}", s.name));
-                if !self.has(&s.name, threads, batch) {
+                if !self.has(&s.name, wanted.at.as_ref(), threads, batch) {
                     let row = frames(&mut batcher, subnet, threads, batch);
-                    self.rows.push(Row { subnet: s.name.clone(), ..row });
+                    self.rows.push(Row { subnet: s.name.clone(), at: wanted.at.clone(), ..row });
                     self.write(path)?;
                 }
                 bar.inc(1);
             }
         }
         bar.finish_and_clear();
-        if let Ok(graphs) = manifest.graphs()
+        // Once: at the first OPP of several, which is the fastest.
+        if self.layers.is_empty()
+            && let Ok(graphs) = manifest.graphs()
             && !graphs.is_empty()
         {
             self.layers(net, &graphs, kernel)?;
@@ -363,6 +393,7 @@ fn frames(batcher: &mut Batcher, subnet: usize, threads: usize, batch: usize) ->
     }
     Row {
         subnet: String::new(),
+        at: None,
         threads,
         batch,
         frames: times.len(),
@@ -379,7 +410,7 @@ mod tests {
     use crate::fixture::Net;
 
     fn wanted() -> Wanted {
-        Wanted { threads: vec![1, 2], batches: vec![1, 3], noisy: true }
+        Wanted { threads: vec![1, 2], batches: vec![1, 3], noisy: true, at: None }
     }
 
     fn made(dir: &Path) -> (Arc<Supernet>, Manifest, PathBuf) {
@@ -408,6 +439,22 @@ mod tests {
         assert_eq!(resumed.rows[..5], broken.rows[..], "measured rows are kept");
         // All groups are alike, so every layer occurs in another sub-network.
         assert!(resumed.predicted.iter().all(|p| p.covered == 1.0 && p.predicted_ms > 0.0));
+    }
+
+    #[test]
+    fn each_opp_has_rows_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (net, manifest, path) = made(dir.path());
+        let mut profile = Profile::resume(&path, &net, Kernel::best()).unwrap();
+        let at = |freq| Some(At { domain: "cpu".into(), freq });
+        for freq in [1000, 500, 1000] {
+            let wanted = Wanted { threads: vec![1], batches: vec![1], noisy: true, at: at(freq) };
+            profile.measure(&path, &net, &manifest, Kernel::best(), &wanted).unwrap();
+        }
+        assert_eq!(profile.rows.len(), 2 * 3, "an OPP that is there is not measured again");
+        assert!(profile.rows[..3].iter().all(|r| r.at == at(1000)));
+        assert_eq!(Profile::resume(&path, &net, Kernel::best()).unwrap(), profile, "what is written is read");
+        assert_eq!(profile.batch(), Some(1));
     }
 
     #[test]

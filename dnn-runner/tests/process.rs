@@ -182,3 +182,35 @@ fn what_cannot_be_run_is_refused_with_the_rule_and_exit_1() {
         assert!(text(&output).contains(rule), "{args:?}: {}", text(&output));
     }
 }
+
+#[test]
+fn a_profile_is_refused_while_others_are_at_work_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dnn-runner"));
+        command.arg("profile").arg("--model").arg(model()).arg("--out").arg(dir.path().join("p.toml"));
+        command.args(more).output().unwrap()
+    };
+    // This process is another one.
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while busy.load(std::sync::atomic::Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let refused = profile(&[]);
+        let noisy = profile(&["--noisy"]);
+        busy.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(
+            !refused.status.success() && text(&refused).contains("of a CPU; at most 5 %"),
+            "{}",
+            text(&refused)
+        );
+        assert!(noisy.status.success(), "{}", text(&noisy));
+    });
+    let table = std::fs::read_to_string(dir.path().join("p.toml")).unwrap();
+    let table = dnn_runner::profile::Profile::parse(&table).unwrap();
+    assert_eq!((table.rows.len(), table.predicted.len()), (4, 4));
+    assert!(table.noise > 0.05, "what it was measured in spite of is written down: {}", table.noise);
+}

@@ -16,6 +16,7 @@ fn hello(name: &str) -> Hello {
         protocol: PROTOCOL,
         name: name.into(),
         manifest_digest: "0".repeat(64),
+        weights_digest: "0".repeat(64),
         subnets: vec![subnet("small", 8000, 1000), subnet("large", 9000, 4000)],
         failsafe: 0,
         threads_max: 1,

@@ -1,5 +1,6 @@
 //! What the end-to-end tests and the evidence share: the real agent and the real runner, on this machine.
 
+pub mod family;
 pub mod guest;
 pub mod rig;
 
@@ -203,14 +204,22 @@ impl Runner {
     /// # Errors
     /// It cannot be started.
     pub fn start(socket: &Path, name: &str, args: &[&str]) -> anyhow::Result<Self> {
+        let model = repository().join("dnn-runner/models/mlcad-fmnist.toml");
+        let images = ["--dataset", "/usr/share/datasets/fashion-mnist"];
+        Self::with(socket, name, &model, &[&images, args].concat())
+    }
+    /// Starts one on another network, with these further arguments.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn with(socket: &Path, name: &str, model: &Path, args: &[&str]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let log = std::fs::File::create(dir.path().join("runner.log"))?;
         let child = Command::new(program("dnn-runner"))
             .args(["--name", name, "--socket"])
             .arg(socket)
             .arg("--model")
-            .arg(repository().join("dnn-runner/models/mlcad-fmnist.toml"))
-            .args(["--dataset", "/usr/share/datasets/fashion-mnist"])
+            .arg(model)
             .arg("--report")
             .arg(dir.path().join("report.json"))
             .args(args)

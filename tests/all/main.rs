@@ -14,5 +14,7 @@ macro_rules! needs {
 use needs;
 
 mod end_to_end;
+mod networks;
+mod profile;
 mod sim;
 mod vm;

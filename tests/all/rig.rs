@@ -57,8 +57,12 @@ impl Rig {
             let regions = AgentRegions::create()?;
             let [orders, report] = regions.fds();
             rig.runners.push(RunnerEnd::open(orders.as_fd(), report.as_fd())?);
-            let subnet =
-                |name: &str, top1, macs| Subnet { name: name.into(), top1: CentiPercent(top1), macs };
+            let subnet = |name: &str, top1, macs| Subnet {
+                name: name.into(),
+                top1: CentiPercent(top1),
+                macs,
+                measured: vec![],
+            };
             let app = App {
                 slot: AppSlot(i),
                 name: format!("app-{i}"),

@@ -4,6 +4,7 @@
 mod docs;
 mod governors;
 mod live;
+mod networks;
 mod programs;
 mod sim;
 mod thermal;
@@ -141,15 +142,16 @@ fn main() -> anyhow::Result<()> {
         "switch" => programs::switch()?,
         "engine" => programs::engine()?,
         "switching" => programs::switching()?,
-        "accuracy" => programs::accuracy()?,
-        "profile" => programs::profile()?,
+        "accuracy" => networks::accuracy()?,
+        "profile" => networks::profile()?,
+        "range" => networks::range()?,
         "vm-board" => vm::board()?,
         "governors" => governors::governors()?,
         "thermal" => thermal::thermal()?,
         "sim-speed" => sim::speed()?,
         "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, thermal, sim-speed, sim-fit, engine, switching, accuracy, profile, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, thermal, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
         ),
     };
     anyhow::ensure!(

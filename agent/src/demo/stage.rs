@@ -2,6 +2,7 @@
 
 use super::Options;
 use super::plot::Frame;
+use super::profile;
 use crate::control::{Answer, Command, ask};
 use crate::run::now;
 use crate::status::{AppStatus, Status};
@@ -86,7 +87,8 @@ impl Stage {
     /// Starts agent and runner and waits until frames flow.
     pub fn set(options: &Options) -> anyhow::Result<Self> {
         let me = std::env::current_exe().context("path of this program")?;
-        let config = write_config(options)?;
+        let (profile, batch) = profile::make(options, &me, RUN_DIR)?;
+        let config = write_config(options, &profile)?;
         let log = |name: &str| {
             let path = options.out.join(name);
             std::fs::File::create(&path).with_context(|| path.display().to_string())
@@ -100,13 +102,12 @@ impl Stage {
         let timeline = options.out.join("frames.csv");
         let _ = std::fs::remove_file(&timeline);
         let runner_path = me.with_file_name("dnn-runner");
-        let model = options.root.join("dnn-runner/models/mlcad-fmnist.toml");
         let rate = options.rate.to_string();
         let runner = std::process::Command::new(&runner_path)
             .args(["--name", APP, "--socket", &format!("{RUN_DIR}/runner.sock"), "--dataset", DATASET])
-            .args(["--rate", &rate, "--batch", &options.batch, "--top1-floor", "0"])
+            .args(["--rate", &rate, "--batch", &batch.to_string(), "--top1-floor", "0"])
             .arg("--model")
-            .arg(&model)
+            .arg(profile::model(options))
             .arg("--timeline")
             .arg(&timeline)
             .arg("--report")
@@ -344,7 +345,7 @@ pub fn mark(i: usize) -> anyhow::Result<()> {
     port.write_all_at(&[mark], 0x5d0).context("write a mark")
 }
 
-fn write_config(options: &Options) -> anyhow::Result<PathBuf> {
+fn write_config(options: &Options, profile: &Path) -> anyhow::Result<PathBuf> {
     let policies = options
         .root
         .join("target/policies")
@@ -375,6 +376,7 @@ tuner = "{p}/tandem-tuner.wasm"
 name = "{APP}"
 user = "nobody"
 latency-ms = {}
+profile = {profile:?}
 "#,
         options.board, options.target_ms
     );

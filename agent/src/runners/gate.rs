@@ -7,8 +7,10 @@
 
 use super::{Change, Runner};
 use crate::actuate::{self, Member};
+use crate::board::Board;
 use crate::config::AppConfig;
 use crate::policy::{App, Slo, Subnet};
+use crate::profile::Measured;
 use crate::units::{AppSlot, CentiPercent, Nanos};
 use anyhow::Context as _;
 use channel::MAX_RUNNERS;
@@ -37,14 +39,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens at `path`. `groups` moves the runners' processes; `None` observes. Each change goes to
+    /// Listens at `path` for the applications of the configuration; `board` is what their profiles name. `groups` moves the runners' processes; `None` observes. Each change goes to
     /// `changes`, and `notify` is written to.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn start(
         path: &Path,
-        apps: Vec<AppConfig>,
+        (apps, board): (Vec<AppConfig>, Board),
         groups: Option<SharedDoor>,
         changes: Sender<Change>,
         notify: Arc<EventFd>,
@@ -58,6 +60,7 @@ impl Gate {
         let mut door = Door {
             listener,
             apps,
+            board,
             groups,
             changes,
             notify,
@@ -101,6 +104,7 @@ struct Seat {
 struct Door {
     listener: Listener,
     apps: Vec<AppConfig>,
+    board: Board,
     groups: Option<SharedDoor>,
     changes: Sender<Change>,
     notify: Arc<EventFd>,
@@ -221,21 +225,42 @@ impl Door {
             return;
         }
         tracing::info!(name = %hello.name, slot = slot.0, pid, subnets = hello.subnets.len(), "runner came");
-        let subnet = |s: &channel::hello::SubnetHello| Subnet {
+        let (measured, profile) = self.profile(hello);
+        let subnet = |(s, measured): (&channel::hello::SubnetHello, _)| Subnet {
             name: s.name.clone(),
             top1: CentiPercent(s.top1),
             macs: s.macs,
+            measured,
         };
         let app = App {
             slot,
             name: hello.name.clone(),
-            subnets: hello.subnets.iter().map(subnet).collect(),
+            subnets: hello.subnets.iter().zip(measured).map(subnet).collect(),
             threads_max: hello.threads_max,
             target,
         };
         self.seated[usize::from(slot.0)] = Some(Seat { connection, name: hello.name.clone() });
-        let runner = Box::new(Runner::new(app, pid, runq_bound, regions.into_end()));
+        let runner = Runner::new(app, pid, runq_bound, regions.into_end());
+        let runner = Box::new(Runner { profile, ..runner });
         self.tell(Change::Came(runner, member));
+    }
+
+    /// What was measured of each sub-network, and what to say of it. A profile that does not fit is refused; the
+    /// runner is not: its policies learn from what they see.
+    fn profile(&self, hello: &Hello) -> (Vec<Vec<Measured>>, Option<String>) {
+        let none = || vec![Vec::new(); hello.subnets.len()];
+        let app = self.apps.iter().find(|a| a.matches(&hello.name));
+        let Some(profile) = app.and_then(|a| a.profile.as_ref()) else { return (none(), None) };
+        match profile.of(hello, &self.board) {
+            Ok(measured) => {
+                let points = measured.iter().map(Vec::len).sum::<usize>();
+                (measured, Some(format!("{points} points")))
+            }
+            Err(rule) => {
+                tracing::warn!(name = %hello.name, %rule, "profile refused");
+                (none(), Some(format!("refused: {rule}")))
+            }
+        }
     }
 
     fn listen_to_seated(&mut self) {

@@ -213,8 +213,19 @@ fn to_slo(slo: &Slo) -> sdk::Slo {
 }
 
 fn to_app(app: &App) -> sdk::App {
-    let subnet =
-        |s: &crate::policy::Subnet| sdk::Subnet { name: s.name.clone(), top1: s.top1.0, macs: s.macs };
+    let measured = |m: &crate::profile::Measured| sdk::Measured {
+        domain: m.domain.0,
+        opp: m.opp.0,
+        threads: m.threads,
+        p50_ns: m.p50.0,
+        p90_ns: m.p90.0,
+    };
+    let subnet = |s: &crate::policy::Subnet| sdk::Subnet {
+        name: s.name.clone(),
+        top1: s.top1.0,
+        macs: s.macs,
+        measured: s.measured.iter().map(measured).collect(),
+    };
     sdk::App {
         name: app.name.clone(),
         subnets: app.subnets.iter().map(subnet).collect(),

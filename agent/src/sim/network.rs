@@ -92,6 +92,7 @@ fn dynamic_ofa(name: &'static str, set: &str) -> Network {
         name: format!("L{}", r.level),
         top1: CentiPercent((r.top1_pct * 100.0).round() as u16),
         macs: (r.macs_m * 1e6).round() as u64,
+        measured: vec![],
     };
     let last = rows.last().expect("a committed table; tested");
     Network {
@@ -116,6 +117,7 @@ fn us_mobilenet() -> Network {
         name: name.into(),
         top1: CentiPercent(top1),
         macs: macs_m * 1_000_000,
+        measured: vec![],
     };
     let subnets: Vec<Subnet> = US_MOBILENET.iter().map(subnet).collect();
     let cost = by_macs(&subnets);
@@ -140,7 +142,8 @@ fn mlcad() -> Network {
         macs: u64,
     }
     let manifest: Manifest = toml::from_str(MLCAD).expect("a committed manifest; tested");
-    let subnet = |e: Entry| Subnet { name: e.name, top1: CentiPercent(e.top1), macs: e.macs };
+    let subnet =
+        |e: Entry| Subnet { name: e.name, top1: CentiPercent(e.top1), macs: e.macs, measured: vec![] };
     let subnets: Vec<Subnet> = manifest.subnets.into_iter().map(subnet).collect();
     let cost = by_macs(&subnets);
     Network {
@@ -157,7 +160,12 @@ fn mlcad() -> Network {
 fn inception() -> Network {
     Network {
         name: "inception-v3",
-        subnets: vec![Subnet { name: "whole".into(), top1: CentiPercent(7790), macs: 5_700_000_000 }],
+        subnets: vec![Subnet {
+            name: "whole".into(),
+            top1: CentiPercent(7790),
+            macs: 5_700_000_000,
+            measured: vec![],
+        }],
         on_cpu: vec![1.0],
         on_gpu: vec![1.0],
         source: "InceptionV3 299x299, as LoudVA measured it; its accuracy is not stated there, 77.9 % is the usual figure",

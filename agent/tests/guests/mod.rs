@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use tandem::board::{Board, BoardLimits, Domain, DomainKind, Opp};
 use tandem::policy::{App, Grant, Slo, Subnet};
+use tandem::profile::Measured;
 use tandem::snapshot::{AppSample, CpuSample, Done, OtherSample, Snapshot};
 use tandem::units::{
     AppSlot, CentiPercent, DomainId, Freq, FreqUnit, Milliwatts, Nanos, OppIndex, SubnetIndex, Util,
@@ -212,7 +213,19 @@ pub fn board() -> Board {
 
 /// An application with two sub-networks and at most four threads.
 pub fn app(slot: u16) -> App {
-    let subnet = |name: &str, top1, macs| Subnet { name: name.into(), top1: CentiPercent(top1), macs };
+    let measured = |opp| Measured {
+        domain: DomainId(1),
+        opp: OppIndex(opp),
+        threads: 1,
+        p50: Nanos(1_000_000),
+        p90: Nanos(2_000_000),
+    };
+    let subnet = |name: &str, top1, macs| Subnet {
+        name: name.into(),
+        top1: CentiPercent(top1),
+        macs,
+        measured: (0..3).map(measured).collect(),
+    };
     App {
         slot: AppSlot(slot),
         name: format!("app{slot}"),

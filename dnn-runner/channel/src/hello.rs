@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages; both sides must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The longest message, bytes.
 pub const MESSAGE_MAX: usize = 64 * 1024;
 /// Sub-networks of one runner.
@@ -50,6 +50,8 @@ pub struct Hello {
     pub name: String,
     /// SHA-256 of the manifest file, lower-case hex.
     pub manifest_digest: String,
+    /// SHA-256 of the weights, lower-case hex: what a profile of this network is joined by.
+    pub weights_digest: String,
     /// By rising cost, 1 to 64.
     pub subnets: Vec<SubnetHello>,
     /// Position in `subnets`: what to run when no agent is heard.
@@ -177,16 +179,14 @@ impl FromAgent {
 impl Hello {
     /// Checks every rule of its fields.
     pub fn check(&self) -> Result<(), MessageError> {
-        rule(self.protocol == PROTOCOL, "protocol", self.protocol, "must be 1, the version of this side")?;
+        rule(self.protocol == PROTOCOL, "protocol", self.protocol, "must be 2, the version of this side")?;
         check_name("name", &self.name)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let digest = self.manifest_digest.as_bytes();
-        rule(
-            digest.len() == 64 && digest.iter().copied().all(hex),
-            "manifest_digest",
-            format_args!("{:.70?}", self.manifest_digest),
-            "is 64 lower-case hex digits",
-        )?;
+        let digests = [("manifest_digest", &self.manifest_digest), ("weights_digest", &self.weights_digest)];
+        for (field, digest) in digests {
+            let good = digest.len() == 64 && digest.bytes().all(hex);
+            rule(good, field, format_args!("{digest:.70?}"), "is 64 lower-case hex digits")?;
+        }
         let n = self.subnets.len();
         rule((1..=SUBNETS_MAX).contains(&n), "subnets", format_args!("{n} of them"), "must be 1 to 64")?;
         for subnet in &self.subnets {
@@ -257,7 +257,8 @@ mod tests {
 
     fn hello() -> Value {
         json!({"hello": {
-            "protocol": 1, "name": "camera", "manifest_digest": "0123456789abcdef".repeat(4),
+            "protocol": 2, "name": "camera", "manifest_digest": "0123456789abcdef".repeat(4),
+            "weights_digest": "fedcba9876543210".repeat(4),
             "subnets": [
                 {"name": "25%", "top1": 8000, "macs": 100, "params": 10},
                 {"name": "100%", "top1": 9000, "macs": 400, "params": 40},
@@ -286,12 +287,17 @@ mod tests {
         let long = "x".repeat(65);
         let subnet = hello()["hello"]["subnets"][0].clone();
         for (path, value, error) in [
-            ("/protocol", json!(2), "protocol: 2: must be 1, the version of this side".into()),
+            ("/protocol", json!(1), "protocol: 1: must be 2, the version of this side".into()),
             ("/name", json!(""), format!("name: \"\": {name_rule}")),
             ("/name", json!(long), format!("name: {long:?}: {name_rule}")),
             ("/name", json!("a\u{1b}[2J"), format!("name: \"a\\u{{1b}}[2J\": {name_rule}")),
             ("/name", json!("na\u{ef}ve"), format!("name: \"na\u{ef}ve\": {name_rule}")),
             ("/manifest_digest", json!("AB"), "manifest_digest: \"AB\": is 64 lower-case hex digits".into()),
+            (
+                "/weights_digest",
+                json!("g".repeat(64)),
+                format!("weights_digest: {:?}: is 64 lower-case hex digits", "g".repeat(64)),
+            ),
             ("/subnets", json!([]), "subnets: 0 of them: must be 1 to 64".into()),
             ("/subnets", json!(vec![subnet; 65]), "subnets: 65 of them: must be 1 to 64".into()),
             ("/subnets/1/macs", json!(99), "subnets.macs: 100, then 99 at 1: must not fall".into()),
@@ -368,6 +374,7 @@ mod tests {
         fn hellos()(
             name in names(),
             manifest_digest in "[0-9a-f]{64}",
+            weights_digest in "[0-9a-f]{64}",
             mut subnets in prop::collection::vec(
                 (names(), 0u16..=10_000, 1u64.., any::<u64>())
                     .prop_map(|(name, top1, macs, params)| SubnetHello { name, top1, macs, params }),
@@ -385,7 +392,7 @@ mod tests {
             subnets.sort_by_key(|s| s.macs);
             let failsafe = u32::try_from(failsafe.index(subnets.len())).unwrap();
             let report = Report { network, batch };
-            Hello { protocol: PROTOCOL, name, manifest_digest, subnets, failsafe, threads_max, pid, tids, latency_ns, top1_floor, report }
+            Hello { protocol: PROTOCOL, name, manifest_digest, weights_digest, subnets, failsafe, threads_max, pid, tids, latency_ns, top1_floor, report }
         }
     }
 

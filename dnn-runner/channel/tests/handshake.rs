@@ -18,9 +18,10 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn hello() -> Hello {
     Hello {
-        protocol: 1,
+        protocol: 2,
         name: "camera".into(),
         manifest_digest: "0123456789abcdef".repeat(4),
+        weights_digest: "fedcba9876543210".repeat(4),
         subnets: [("25%", 8100, 100_000), ("100%", 9000, 1_900_000)]
             .map(|(name, top1, macs)| SubnetHello { name: name.into(), top1, macs, params: macs / 10 })
             .into(),

@@ -50,7 +50,8 @@ pub mod testing;
 
 pub use bindings::allocator::tandem::policy::types::{
     Allocation, App, AppSample, Board, Choice, CpuSample, Domain, DomainOrder, DomainSample, Done, FreqUnit,
-    Grant, Opp, OppRange, OtherSample, Param, Signal, SignalSample, Slo, Snapshot, Source, Subnet, View,
+    Grant, Measured, Opp, OppRange, OtherSample, Param, Signal, SignalSample, Slo, Snapshot, Source, Subnet,
+    View,
 };
 pub use export::{start_allocator, start_tuner};
 pub use params::Params;

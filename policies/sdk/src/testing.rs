@@ -26,7 +26,12 @@ pub fn app(name: &str, subnets: &[(&str, u16, u64)]) -> App {
         name: name.into(),
         subnets: subnets
             .iter()
-            .map(|(name, top1, macs)| Subnet { name: (*name).into(), top1: *top1, macs: *macs })
+            .map(|(name, top1, macs)| Subnet {
+                name: (*name).into(),
+                top1: *top1,
+                macs: *macs,
+                measured: vec![],
+            })
             .collect(),
         threads_max: 4,
         target: Slo::default(),

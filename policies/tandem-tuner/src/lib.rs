@@ -21,7 +21,7 @@
 //! it came from.
 //!
 //! What it believes is in `model.rs`: one scale, learned fast from every inference, and shapes learned
-//! slowly. Without a measured OPP the one it asked for is taken to hold. On a `permille` domain the
+//! slowly, or taken from the application's profile, which also says where to begin. Without a measured OPP the one it asked for is taken to hold. On a `permille` domain the
 //! frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
 //!
@@ -186,13 +186,14 @@ fn order(app: &App) -> Result<Vec<u16>, String> {
 impl Tuner for TandemTuner {
     fn start(board: &Board, app: &App, params: &mut Params) -> Result<Self, String> {
         let domain = board.domains.first().ok_or("board without a domain")?;
+        let threads = params.number("threads", 1..=app.threads_max.max(1), 1)?;
         Ok(Self {
             domains: board.domains.clone(),
             limits: board.domains.iter().map(Domain::range).collect(),
             order: order(app)?,
-            threads: params.number("threads", 1..=app.threads_max.max(1), 1)?,
+            threads,
             dwell_ns: params.number("dwell-ms", 10..=60_000, 1000)? * 1_000_000,
-            model: Model::new(app, domain),
+            model: Model::new(app, 0, domain, threads),
             window: Window::new(),
             failures: Failures::new(app.subnets.len()),
             arrivals: Arrivals::default(),
@@ -250,7 +251,7 @@ impl TandemTuner {
     fn surroundings(&mut self, seen: &View) {
         if seen.grant.domain != self.domain && self.domains.get(usize::from(seen.grant.domain)).is_some() {
             self.domain = seen.grant.domain;
-            self.model.granted(&self.domains[usize::from(self.domain)]);
+            self.model.granted(self.domain, &self.domains[usize::from(self.domain)]);
             self.failures.clear();
             self.point = None;
         }
@@ -272,11 +273,17 @@ impl TandemTuner {
         }
     }
 
-    /// Nothing is known: the cheapest sub-network at or above the floor, at the highest OPP.
+    /// At the highest OPP, since arrivals are not known: the best sub-network that holds the target by the
+    /// profile; without one the cheapest at or above the floor.
     fn begin(&mut self, seen: &View) -> Point {
         let within = self.order.iter().rev().find(|s| self.meets_floor(**s));
         let subnet = within.or(self.order.last()).copied().unwrap_or(0);
-        let point = Point { subnet, opp: self.range.hi };
+        let cheapest = Point { subnet, opp: self.range.hi };
+        let best = self.target.latency_ns.and(self.model.expected()).and_then(|scale| {
+            let present = Present { now_ns: seen.at_ns, point: cheapest, scale, waits: (0, false) };
+            self.best(0, &present, UP_MARGIN)
+        });
+        let point = best.map_or(cheapest, |best| Point { opp: self.range.hi, ..best });
         self.point = Some(point);
         self.since_ns = seen.at_ns;
         point

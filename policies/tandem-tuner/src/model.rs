@@ -9,8 +9,13 @@
 //! - a sub-network's cost: its MACs against the largest one's, times a correction;
 //! - an OPP's slowness: `insensitive + (1 - insensitive) * f_top / f`, because memory-bound work, and a
 //!   burst within a bandwidth quota, do not follow the clock.
+//!
+//! Where the application has a profile of this machine (for these threads, on the granted domain, of every
+//! sub-network), its table stands in for both shapes, OPPs that it leaves out are interpolated in `1 / f`,
+//! and the scale to begin with is known too. What is measured is still corrected by sub-network, half as
+//! fast: the machine may have changed since.
 
-use policy_sdk::{App, Domain};
+use policy_sdk::{App, Domain, Subnet};
 
 /// Fixed point of a factor: 1 << 20 = 1.
 const ONE: u64 = 1 << 20;
@@ -33,6 +38,13 @@ struct Cost {
 #[derive(Debug)]
 pub struct Model {
     costs: Vec<Cost>,
+    subnets: Vec<Subnet>,
+    threads: u8,
+    /// By sub-network and OPP of the granted domain: against the largest at the top, times [`ONE`]. Empty
+    /// without a profile.
+    tables: Vec<Vec<u64>>,
+    /// Median and 90th percentile of the largest at the top, by the profile.
+    expected: Option<(u64, u64)>,
     /// `f_top / f` in thousandths, by OPP of the granted domain.
     inverse: Vec<u64>,
     /// Thousandths.
@@ -40,8 +52,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Nothing learned: MACs and frequencies.
-    pub fn new(app: &App, domain: &Domain) -> Self {
+    /// Nothing learned: the profile, else MACs and frequencies. `at` is the domain's place on the board.
+    pub fn new(app: &App, at: u16, domain: &Domain, threads: u8) -> Self {
         let largest = app.subnets.iter().map(|s| s.macs).max().unwrap_or(1).max(1);
         let share = |macs: u64| u128::from(macs) * u128::from(ONE) / u128::from(largest);
         let costs = app.subnets.iter().map(|s| Cost {
@@ -49,13 +61,21 @@ impl Model {
             correction: 1000,
             known: false,
         });
-        let mut model = Self { costs: costs.collect(), inverse: vec![], insensitive: 0 };
-        model.granted(domain);
+        let mut model = Self {
+            costs: costs.collect(),
+            subnets: app.subnets.clone(),
+            threads,
+            tables: vec![],
+            expected: None,
+            inverse: vec![],
+            insensitive: 0,
+        };
+        model.granted(at, domain);
         model
     }
 
-    /// Another domain: its clock's effect is not known yet.
-    pub fn granted(&mut self, domain: &Domain) {
+    /// Another domain: its clock's effect is known from a profile, or not yet.
+    pub fn granted(&mut self, at: u16, domain: &Domain) {
         let top = domain.opps.last().map_or(1, |o| o.freq);
         let inverse = |f: u64| u128::from(top) * 1000 / u128::from(f.max(1));
         self.inverse.clear();
@@ -66,6 +86,37 @@ impl Model {
                 .map(|o| u64::try_from(inverse(o.freq)).unwrap_or(1 << 20).clamp(1000, 1 << 20)),
         );
         self.insensitive = 0;
+        self.read_profile(at);
+    }
+
+    fn read_profile(&mut self, at: u16) {
+        self.tables.clear();
+        let of = |s: &Subnet, ns: fn(&policy_sdk::Measured) -> u64| {
+            let here = s.measured.iter().filter(|m| m.domain == at && m.threads == self.threads);
+            let mut known: Vec<(usize, u64)> = here.map(|m| (usize::from(m.opp), ns(m))).collect();
+            known.retain(|(opp, ns)| *opp < self.inverse.len() && *ns > 0);
+            known.sort_unstable();
+            interpolate(&known, &self.inverse)
+        };
+        let medians: Vec<_> = self.subnets.iter().map(|s| of(s, |m| m.p50_ns)).collect();
+        let largest = (0..self.subnets.len()).max_by_key(|i| self.subnets[*i].macs);
+        let p90 = largest.and_then(|i| of(&self.subnets[i], |m| m.p90_ns).last().copied());
+        let reference = largest.and_then(|i| medians[i].last().copied());
+        self.expected = None;
+        if let (Some(reference), Some(p90)) = (reference, p90)
+            && medians.iter().all(|m| !m.is_empty())
+        {
+            self.expected = Some((reference, p90));
+            let share = |ns: u64| mul_div(ns, ONE, reference).clamp(1, ONE << 20);
+            self.tables = medians.into_iter().map(|m| m.into_iter().map(share).collect()).collect();
+            // What a profile says is more than its MACs' word.
+            self.costs.iter_mut().for_each(|c| c.known = true);
+        }
+    }
+
+    /// The scale to begin with, by the profile: median and 90th percentile.
+    pub fn expected(&self) -> Option<(u64, u64)> {
+        self.expected
     }
 
     fn slowness(&self, opp: u16) -> u64 {
@@ -75,6 +126,10 @@ impl Model {
 
     /// Service time at that point against the scale, times [`ONE`]; never 0.
     fn factor(&self, subnet: u16, opp: u16) -> u64 {
+        let measured = self.tables.get(usize::from(subnet)).and_then(|t| t.get(usize::from(opp)));
+        if let (Some(share), Some(cost)) = (measured, self.costs.get(usize::from(subnet))) {
+            return (share * cost.correction / 1000).max(1);
+        }
         let cost = self.costs.get(usize::from(subnet)).map_or(ONE, |c| c.macs * c.correction / 1000);
         (cost * self.slowness(opp) / 1000).max(1)
     }
@@ -105,6 +160,9 @@ impl Model {
 
     /// Likewise after a free move from one OPP to another.
     pub fn correct_clock(&mut self, from: u16, to: u16, before: u64, after: u64) -> (u64, u64) {
+        if !self.tables.is_empty() {
+            return (1, 1); // measured, not guessed
+        }
         let at = |opp: u16| self.inverse.get(usize::from(opp)).copied().unwrap_or(1000).cast_signed();
         let (x_from, x_to) = (at(from), at(to));
         let old = self.slowness(to);
@@ -131,6 +189,26 @@ impl Model {
     }
 }
 
+/// Times at all OPPs from those `known`, by rising OPP: between two of them by a line in `1 / f`, beyond them
+/// as `1 / f` itself. Nothing from nothing.
+fn interpolate(known: &[(usize, u64)], inverse: &[u64]) -> Vec<u64> {
+    let (Some(first), Some(last)) = (known.first(), known.last()) else { return vec![] };
+    let at = |opp: usize| {
+        let above = known.partition_point(|(o, _)| *o < opp);
+        match (above.checked_sub(1).and_then(|i| known.get(i)), known.get(above)) {
+            (_, Some(&(o, ns))) if o == opp => ns,
+            (Some(&(a, slow)), Some(&(b, fast))) => {
+                let (x, x_a, x_b) = (inverse[opp], inverse[a], inverse[b]);
+                let share = mul_div(slow.abs_diff(fast), x.saturating_sub(x_b), x_a.saturating_sub(x_b));
+                if slow >= fast { fast + share } else { fast.saturating_sub(share) }
+            }
+            (None, _) => mul_div(first.1, inverse[opp], inverse[first.0]),
+            (_, None) => mul_div(last.1, inverse[opp], inverse[last.0]),
+        }
+    };
+    (0..inverse.len()).map(at).collect()
+}
+
 /// `a * b / c`, which fits 64 bits but for spans of hours.
 fn mul_div(a: u64, b: u64, c: u64) -> u64 {
     let c = c.max(1);
@@ -147,7 +225,51 @@ mod tests {
 
     fn model() -> Model {
         let board = BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000]).build();
-        Model::new(&app("cam", &[("half", 8000, 500), ("full", 8600, 1000)]), &board.domains[0])
+        Model::new(&app("cam", &[("half", 8000, 500), ("full", 8600, 1000)]), 0, &board.domains[0], 1)
+    }
+
+    /// Four OPPs; each sub-network measured at some of them, in ms.
+    fn profiled(half: &[(u16, u64)], full: &[(u16, u64)]) -> Model {
+        let board = BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000, 1_500_000, 2_000_000]).build();
+        let mut app = app("cam", &[("half", 8000, 500), ("full", 8600, 1000)]);
+        for (subnet, points) in app.subnets.iter_mut().zip([half, full]) {
+            for &(opp, ms) in points {
+                let at =
+                    policy_sdk::Measured { domain: 0, opp, threads: 1, p50_ns: ms * MS, p90_ns: 2 * ms * MS };
+                subnet.measured.push(at);
+                // Of other threads and domains: not to be looked at.
+                subnet.measured.push(policy_sdk::Measured { threads: 2, p50_ns: 1, ..at });
+                subnet.measured.push(policy_sdk::Measured { domain: 1, p50_ns: 1, ..at });
+            }
+        }
+        Model::new(&app, 0, &board.domains[0], 1)
+    }
+
+    #[test]
+    fn a_profile_stands_in_for_macs_and_frequencies() {
+        // The half is dearer than its MACs, and the clock does less than it seems.
+        let m = profiled(&[(0, 24), (3, 15)], &[(0, 30), (1, 25), (2, 21), (3, 20)]);
+        assert_eq!(m.expected(), Some((20 * MS, 40 * MS)));
+        for (subnet, opp, ms) in [(1, 3, 20), (1, 0, 30), (1, 2, 21), (0, 3, 15), (0, 0, 24)] {
+            assert!(m.service(subnet, opp, 20 * MS).abs_diff(ms * MS) < MS / 50, "{subnet} {opp}");
+        }
+        // 1 / f of OPP 1 lies a third of the way from the top's to the lowest's.
+        assert!(m.service(0, 1, 20 * MS).abs_diff(18 * MS) < MS / 50, "{}", m.service(0, 1, 20 * MS));
+        // Twice as slow as measured: contention, for all points alike.
+        assert_eq!(m.scale(0, 3, 30 * MS) / MS, 40);
+    }
+
+    #[test]
+    fn beyond_what_was_measured_the_clock_counts_in_full() {
+        let m = profiled(&[(3, 10)], &[(3, 20)]);
+        assert!(m.service(0, 0, 20 * MS).abs_diff(40 * MS) < MS / 50, "{}", m.service(0, 0, 20 * MS));
+    }
+
+    #[test]
+    fn half_a_profile_is_none() {
+        let m = profiled(&[], &[(0, 30), (3, 20)]);
+        assert_eq!(m.expected(), None);
+        assert!(m.service(0, 3, 20 * MS).abs_diff(10 * MS) < MS / 50, "by its MACs");
     }
 
     #[test]

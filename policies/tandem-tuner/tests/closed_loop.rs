@@ -10,7 +10,8 @@
 
 use policy_sdk::testing::{BoardBuilder, MS, app, params, slo};
 use policy_sdk::{
-    Allocator, App, AppSample, Board, Choice, DomainSample, Done, Grant, OtherSample, Snapshot, Tuner, View,
+    Allocator, App, AppSample, Board, Choice, DomainSample, Done, Grant, Measured, OtherSample, Snapshot,
+    Tuner, View,
 };
 use std::collections::VecDeque;
 use tandem_allocator::TandemAllocator;
@@ -281,6 +282,46 @@ fn calm_machine_runs_the_best_sub_network_at_the_lowest_clock_that_holds() {
     assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(2)));
     assert!(p.missed(20) <= 50, "{}", p.missed(20));
     assert_eq!(p.switches(20), 0);
+}
+
+/// The network with a profile of the plant: what it takes at each OPP, alone.
+fn profiled(latency_ms: u64) -> App {
+    let mut app = network(latency_ms, None);
+    for subnet in &mut app.subnets {
+        let at = |(opp, khz): (u16, &u64)| {
+            let p50_ns = 24 * MS * subnet.macs / 2_000_000 * KHZ[3] / khz;
+            Measured { domain: 0, opp, threads: 1, p50_ns, p90_ns: p50_ns + p50_ns / 20 }
+        };
+        subnet.measured = (0..).zip(&KHZ).map(at).collect();
+    }
+    app
+}
+
+#[test]
+fn with_a_profile_the_first_choice_is_the_best_sub_network_that_holds() {
+    for (latency_ms, subnet) in [(50, 3), (20, 2), (12, 1), (5, 0)] {
+        let mut p = Plant::new(cpu(), profiled(latency_ms));
+        p.step();
+        assert_eq!((p.choice.subnet, p.choice.ask), (subnet, Some(3)), "{latency_ms} ms");
+        let mut blind = Plant::new(cpu(), network(latency_ms, None));
+        blind.step();
+        assert_eq!(blind.choice.subnet, 0, "nothing known, nothing dared");
+    }
+    // And it ends where the other one ends.
+    let mut p = Plant::new(cpu(), profiled(50));
+    p.run(30);
+    assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(2)));
+    assert!(p.missed(30) <= 50, "{}", p.missed(30));
+}
+
+#[test]
+fn a_profile_of_a_faster_machine_is_seen_through() {
+    let mut p = Plant::new(cpu(), profiled(50));
+    p.full_ns = 48 * MS;
+    p.run(30);
+    // 48 ms at the top cannot hold 50 with 5 % of noise; three quarters take 31 ms there.
+    assert_eq!(p.choice.subnet, 2);
+    assert!(p.missed(20) <= 50, "{}", p.missed(20));
 }
 
 #[test]

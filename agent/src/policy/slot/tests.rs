@@ -161,7 +161,8 @@ fn grant() -> Grant {
 }
 
 fn app(slot: u16) -> App {
-    let subnet = crate::policy::Subnet { name: "whole".into(), top1: CentiPercent(9000), macs: 1 };
+    let subnet =
+        crate::policy::Subnet { name: "whole".into(), top1: CentiPercent(9000), macs: 1, measured: vec![] };
     App {
         slot: AppSlot(slot),
         name: format!("app{slot}"),

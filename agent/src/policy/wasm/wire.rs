@@ -8,6 +8,7 @@ use super::lift::{Kept, KeptList};
 use super::lower::List;
 use crate::board;
 use crate::policy::{self, Limits};
+use crate::profile;
 use crate::snapshot as ours;
 use crate::units::{self, CentiPercent, DomainId, Milliwatts, Nanos, OppIndex, SubnetIndex};
 use std::cell::RefCell;
@@ -103,6 +104,19 @@ pub struct Subnet<'a> {
     name: &'a str,
     top1: u16,
     macs: u64,
+    measured: Vec<Measured>,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy, Debug)]
+#[component(record)]
+pub struct Measured {
+    domain: u16,
+    opp: u16,
+    threads: u8,
+    #[component(name = "p50-ns")]
+    p50_ns: u64,
+    #[component(name = "p90-ns")]
+    p90_ns: u64,
 }
 
 #[derive(ComponentType, Lower, Clone, Debug)]
@@ -324,7 +338,19 @@ impl<'a> Board<'a> {
 
 impl<'a> App<'a> {
     pub fn new(app: &'a policy::App) -> Self {
-        let subnet = |s: &'a policy::Subnet| Subnet { name: &s.name, top1: s.top1.0, macs: s.macs };
+        let measured = |m: &profile::Measured| Measured {
+            domain: m.domain.0,
+            opp: m.opp.0,
+            threads: m.threads,
+            p50_ns: m.p50.0,
+            p90_ns: m.p90.0,
+        };
+        let subnet = |s: &'a policy::Subnet| Subnet {
+            name: &s.name,
+            top1: s.top1.0,
+            macs: s.macs,
+            measured: s.measured.iter().map(measured).collect(),
+        };
         Self {
             name: &app.name,
             subnets: app.subnets.iter().map(subnet).collect(),
