@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tandem::control::Command as Ask;
-use tandem_tests::{Agent, AgentOptions, Runner, component, family, lacking, program, repository};
+use tandem_tests::{Agent, AgentOptions, Runner, component, family, lacking, program, repository, settings};
 
 /// Inferences that a sub-network has to serve before the next one is ordered.
 const SERVED: u64 = 3;
@@ -86,6 +86,7 @@ fn pictures(size: (usize, usize, usize), dir: &Path) -> PathBuf {
 #[test]
 fn every_network_is_switched_live_on_both_engines_and_loses_nothing() {
     needs!(lacking().or_else(library_lacking));
+    let before = settings(std::process::id());
     let manifests = family::manifests().expect("manifests");
     let most = manifests.iter().map(|m| m.subnets.len()).max().expect("a manifest");
     let agent = agent(most);
@@ -111,6 +112,9 @@ fn every_network_is_switched_live_on_both_engines_and_loses_nothing() {
         std::fs::remove_dir_all(folder).expect("its files are large");
     }
     assert_eq!(agent.status().expect("status").apps.len(), 0, "every runner has said bye");
+    // Six runners or more had one slot in turn.
+    drop(agent);
+    assert_eq!(before, settings(std::process::id()), "the machine is as it was found");
     for committed in ["mlcad-fmnist", "dynamic-ofa"] {
         assert!(engines.values().all(|n| n.iter().any(|n| n == committed)), "{committed}: {engines:?}");
     }

@@ -115,6 +115,13 @@ impl Claim {
         errors
     }
 
+    /// The same of all entries whose keys begin so.
+    pub fn release_under(&mut self, prefix: &str) -> Vec<RestoreError> {
+        let keys = self.saved.entries.iter().map(|e| e.key.clone()).filter(|k| k.starts_with(prefix));
+        let keys: Vec<String> = keys.collect();
+        keys.iter().flat_map(|key| self.release(key)).collect()
+    }
+
     /// Puts everything back. Idempotent; what failed is kept on disk for another try.
     pub fn restore(&mut self) -> Vec<RestoreError> {
         put_back(&mut self.saved, &self.root, &self.state)

@@ -169,9 +169,12 @@ pub fn join(
     steps.extend(own.groups.iter().map(|g| Step::RemoveCgroup { dir: dir(g) }));
     // Last: kernels before 6.2 forget a thread's own affinity when its cpuset changes.
     steps.push(Step::Affinity { tgid, started, threads: process::affinities(&root, tgid) });
-    claim.save(&key(slot), steps)?;
+    // A tenant's own: what could not be put back of the one before (its last threads may still be ending) is
+    // kept beside it.
+    let key = format!("{}{clean}/{tgid}", prefix(slot));
+    claim.save(&key, steps)?;
     move_in(&root, own, slot, tgid, dir).inspect_err(|_| {
-        drop(claim.release(&key(slot))); // what fails is kept for the end and told there
+        drop(claim.release(&key)); // what fails is kept for the end and told there
     })
 }
 
@@ -200,13 +203,14 @@ fn move_in(
     Ok(member)
 }
 
-/// An application is gone: its process, if it lives, goes back where it was. Returns what failed.
+/// An application is gone: its process, if it lives, goes back where it was, and what an earlier one of this slot
+/// left is tried again. Returns what failed.
 pub fn leave(claim: &mut Claim, slot: AppSlot) -> Vec<super::saved::RestoreError> {
-    claim.release(&key(slot))
+    claim.release_under(&prefix(slot))
 }
 
-fn key(slot: AppSlot) -> String {
-    format!("app/{}", slot.0)
+fn prefix(slot: AppSlot) -> String {
+    format!("app/{}/", slot.0)
 }
 
 /// The CPUs of one application: all for 0 (or more than there are), else the next `cores` in turn.

@@ -144,6 +144,37 @@ fn a_quota_halves_a_busy_loop_and_goes_with_the_agent() {
 }
 
 #[test]
+fn a_slot_that_changes_hands_too_fast_leaves_no_group_behind() {
+    if !needs_root() {
+        return;
+    }
+    let run_dir = tempfile::tempdir().unwrap();
+    let (mut claim, _) = Claim::take(Path::new(ROOT), run_dir.path()).unwrap();
+    let own = Own::make(&mut claim, &format!("tandem-test-hands-{}", std::process::id())).unwrap();
+    let Some(cpu) = own.with("cpu").map(|g| g.dir.clone()) else {
+        println!("skipped: needs the cgroup controller `cpu`");
+        return;
+    };
+    let (first, second) = (Spinner::start(), Spinner::start());
+    let slot = AppSlot(0);
+    join(&mut claim, &own, slot, "first", first.pid()).unwrap();
+    // It cannot be removed yet, as while threads of the first one are still ending.
+    let inner = Path::new(&cpu).join("0-first/inner");
+    std::fs::create_dir(&inner).unwrap();
+    let errors = cpu_share::leave(&mut claim, slot);
+    assert!(errors.iter().any(|e| e.to_string().contains("0-first")), "{errors:?}");
+    join(&mut claim, &own, slot, "second", second.pid()).unwrap();
+    std::fs::remove_dir(&inner).unwrap();
+    let errors = cpu_share::leave(&mut claim, slot);
+    assert!(errors.is_empty(), "{errors:?}");
+    for name in ["0-first", "0-second"] {
+        assert!(!Path::new(&cpu).join(name).exists(), "{name} is left");
+    }
+    assert!(claim.restore().is_empty());
+    assert!(!Path::new(&cpu).exists());
+}
+
+#[test]
 fn a_killed_agents_cgroups_are_removed_and_its_process_moved_back() {
     if !needs_root() {
         return;
