@@ -1,10 +1,10 @@
 //! Convolutions as an indirect matrix product: the rows of the left matrix are read through pointers, so
-//! that no patches are copied; the right one is the weights in panels of [`LANES`] outputs.
+//! that no patches are copied; the right one is the weights in panels of outputs ([`super::panel`]).
 //!
 //! Packed weights lie as `[group][panel][tap][input][lane]`. A prefix of outputs is fewer panels, a prefix
 //! of inputs fewer rows of each tap; the strides stay the super-network's.
 
-use super::vector::Vector;
+use super::vector::{Lanes, Vector};
 use super::{Activation, LANES};
 use std::ops::Range;
 
@@ -43,6 +43,8 @@ pub(crate) struct Product {
     pub depth: usize,
     /// Packed weights of this group's first panel.
     pub weights: *const f32,
+    /// Outputs of a panel.
+    pub lanes: usize,
     /// Numbers between two panels, and between two taps.
     pub panel: usize,
     /// See `panel`.
@@ -97,15 +99,22 @@ impl Product {
             let inside = self.bordered
                 || (within(top, self.padding.0, kh, self.height)
                     && within(left, self.padding.1, kw, self.width));
-            for ky in 0..kh {
-                let row = first.wrapping_add(ky * self.row);
-                for kx in 0..kw {
+            let mut place = |ky: usize, kx: usize, p: *const f32| {
+                to[(ky * kw + kx) * tile + r] = p;
+            };
+            // Most pixels are inside: they go without the questions.
+            if inside {
+                for ky in 0..kh {
+                    let row = first.wrapping_add(ky * self.row);
+                    (0..kw).for_each(|kx| place(ky, kx, row.wrapping_add(kx * self.pixel)));
+                }
+            } else {
+                for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
                     // Below zero wraps to far beyond the map.
-                    let inside = inside
-                        || ((top + ky).wrapping_sub(self.padding.0) < self.height
-                            && (left + kx).wrapping_sub(self.padding.1) < self.width);
-                    let p = row.wrapping_add(kx * self.pixel);
-                    to[(ky * kw + kx) * tile + r] = if inside { p } else { self.zeros };
+                    let inside = (top + ky).wrapping_sub(self.padding.0) < self.height
+                        && (left + kx).wrapping_sub(self.padding.1) < self.width;
+                    let p = first.wrapping_add(ky * self.row + kx * self.pixel);
+                    place(ky, kx, if inside { p } else { self.zeros });
                 }
             }
             if r + 1 < rows {
@@ -119,7 +128,7 @@ impl Product {
 
     /// `PIXELS` output pixels of `PANELS` panels; of the pixels, the first `rows` are stored.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const PIXELS: usize, const PANELS: usize>(
+    unsafe fn tile<V: Lanes, const PIXELS: usize, const PANELS: usize>(
         &self,
         inputs: &[*const f32; TAPS_MAX * TILE_MAX],
         panel: usize,
@@ -134,7 +143,8 @@ impl Product {
                 let a: [*const f32; PIXELS] = std::array::from_fn(|r| *inputs.get_unchecked(t * PIXELS + r));
                 let b = weights.add(t * self.tap);
                 for k in 0..self.depth {
-                    let w: [V; PANELS] = std::array::from_fn(|n| V::load(b.add(n * self.panel + k * LANES)));
+                    let w: [V; PANELS] =
+                        std::array::from_fn(|n| V::load(b.add(n * self.panel + k * V::LANES)));
                     for r in 0..PIXELS {
                         let x = V::splat(*a[r].add(k));
                         for n in 0..PANELS {
@@ -144,19 +154,23 @@ impl Product {
                 }
             }
             let by = self.activation.parts();
-            let output = self.output.add(pixel * self.output_pixel + panel * LANES);
-            let residual = self.residual.wrapping_add(pixel * self.output_pixel + panel * LANES);
+            let output = self.output.add(pixel * self.output_pixel + panel * V::LANES);
+            let residual = self.residual.wrapping_add(pixel * self.output_pixel + panel * V::LANES);
+            // A lone panel's are read once: behind a store they might have changed, for all the compiler knows.
+            let lone = (V::load(self.scale.add(panel * V::LANES)), V::load(self.bias.add(panel * V::LANES)));
             // Spelled out: in a loop that the compiler does not unroll, the sums would go through memory.
             macro_rules! store {
                 ($r:literal: $($n:literal)*) => { $(
                     if $r < PIXELS && $n < PANELS && $r < rows {
-                        let at = (panel + $n) * LANES;
-                        let (scale, bias) = (V::load(self.scale.add(at)), V::load(self.bias.add(at)));
+                        let at = (panel + $n) * V::LANES;
+                        let (scale, bias) = if PANELS == 1 { lone } else {
+                            (V::load(self.scale.add(at)), V::load(self.bias.add(at)))
+                        };
                         let mut v = bias.add_product(sums[$r % PIXELS][$n % PANELS], scale);
                         if !self.residual.is_null() {
-                            v = v.add(V::load(residual.add($r * self.output_pixel + $n * LANES)));
+                            v = v.add(V::load(residual.add($r * self.output_pixel + $n * V::LANES)));
                         }
-                        v.activate(&by).store(output.add($r * self.output_pixel + $n * LANES));
+                        v.activate(&by).store(output.add($r * self.output_pixel + $n * V::LANES));
                     }
                 )* };
             }
@@ -171,7 +185,7 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn tiles<V: Vector, const PIXELS: usize, const PANELS: usize>(
+    unsafe fn tiles<V: Lanes, const PIXELS: usize, const PANELS: usize>(
         &self,
         pixels: Range<usize>,
         panel: usize,
@@ -194,6 +208,16 @@ pub(super) unsafe fn product<V: Vector>(p: &Product, pixels: Range<usize>, panel
     let mut at = panels.start;
     // SAFETY: the caller's promise.
     unsafe {
+        if p.lanes < LANES {
+            for panel in panels {
+                if p.pixels() == 1 {
+                    p.tiles::<V::Half, 1, 1>(0..1, panel);
+                } else {
+                    p.tiles::<V::Half, 7, 1>(pixels.clone(), panel);
+                }
+            }
+            return;
+        }
         if p.pixels() == 1 {
             while at < panels.end {
                 let left = panels.end - at;
