@@ -6,6 +6,7 @@
 
 use super::vector::{Lanes, Vector};
 use super::{Activation, LANES};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Output pixels that a task takes a multiple of.
@@ -14,6 +15,9 @@ pub(crate) const ROWS: usize = 42; // of 6 and of 7
 pub(crate) const TAPS_MAX: usize = 64;
 /// Pixels of a tile at most.
 const TILE_MAX: usize = 7;
+
+/// Where a tile's inputs lie: tap by tap, pixel by pixel.
+type Inputs = [MaybeUninit<*const f32>; TAPS_MAX * TILE_MAX];
 
 /// A convolution (or a linear layer: one pixel, or a kernel as large as the map).
 #[derive(Clone, Debug)]
@@ -71,56 +75,77 @@ impl Product {
         self.out.0 * self.out.1
     }
 
-    /// Pointers to the inputs of `rows` output pixels from `from` on, for each tap; the last pixel is
-    /// repeated up to `tile`.
+    /// Numbers from an output pixel's first tap to each of its taps.
+    fn offsets(&self) -> [usize; TAPS_MAX] {
+        let mut offsets = [0; TAPS_MAX];
+        let taps = (0..self.taps.0).flat_map(|ky| (0..self.taps.1).map(move |kx| (ky, kx)));
+        for (to, (ky, kx)) in offsets.iter_mut().zip(taps) {
+            *to = ky * self.row + kx * self.pixel;
+        }
+        offsets
+    }
+
+    /// Pointers to the inputs of `rows` output pixels from `from` on, tap by tap; the last pixel is
+    /// repeated up to `PIXELS`.
     #[inline(always)]
-    unsafe fn gather(
+    unsafe fn gather<const PIXELS: usize>(
         &self,
         from: usize,
         rows: usize,
-        tile: usize,
-        to: &mut [*const f32; TAPS_MAX * TILE_MAX],
+        offsets: &[usize; TAPS_MAX],
+        to: &mut Inputs,
     ) {
         let (kh, kw) = self.taps;
-        if kh == 1 && kw == 1 && self.stride == 1 {
-            for (r, to) in to[..tile].iter_mut().enumerate() {
-                *to = self.input.wrapping_add((from + r.min(rows - 1)) * self.pixel);
+        let mut first = [self.input; PIXELS];
+        let mut places = [None; PIXELS];
+        if kh * kw * self.stride == 1 {
+            for (r, first) in first.iter_mut().enumerate() {
+                *first = self.input.wrapping_add((from + r.min(rows - 1)) * self.pixel);
             }
-            return;
+        } else {
+            // One division for a tile, not for a pixel.
+            let (mut y, mut x) = (from / self.out.1, from % self.out.1);
+            for r in 0..PIXELS {
+                let (top, left) = (y * self.stride, x * self.stride);
+                first[r] = self.input.wrapping_add(top * self.row + left * self.pixel);
+                let within = |at: usize, before: usize, taps: usize, size: usize| {
+                    at >= before && at + taps <= size + before
+                };
+                let inside = self.bordered
+                    || (within(top, self.padding.0, kh, self.height)
+                        && within(left, self.padding.1, kw, self.width));
+                places[r] = (!inside).then_some((top, left));
+                if r + 1 < rows {
+                    x += 1;
+                    if x == self.out.1 {
+                        (x, y) = (0, y + 1);
+                    }
+                }
+            }
         }
-        // One division for a tile, not for a pixel.
-        let (mut y, mut x) = (from / self.out.1, from % self.out.1);
-        for r in 0..tile {
-            let (top, left) = (y * self.stride, x * self.stride);
-            let first = self.input.wrapping_add(top * self.row + left * self.pixel);
-            let within = |at: usize, before: usize, taps: usize, size: usize| {
-                at >= before && at + taps <= size + before
-            };
-            let inside = self.bordered
-                || (within(top, self.padding.0, kh, self.height)
-                    && within(left, self.padding.1, kw, self.width));
-            let mut place = |ky: usize, kx: usize, p: *const f32| {
-                to[(ky * kw + kx) * tile + r] = p;
-            };
-            // Most pixels are inside: they go without the questions.
-            if inside {
-                for ky in 0..kh {
-                    let row = first.wrapping_add(ky * self.row);
-                    (0..kw).for_each(|kx| place(ky, kx, row.wrapping_add(kx * self.pixel)));
-                }
-            } else {
-                for (ky, kx) in (0..kh).flat_map(|ky| (0..kw).map(move |kx| (ky, kx))) {
-                    // Below zero wraps to far beyond the map.
-                    let inside = (top + ky).wrapping_sub(self.padding.0) < self.height
-                        && (left + kx).wrapping_sub(self.padding.1) < self.width;
-                    let p = first.wrapping_add(ky * self.row + kx * self.pixel);
-                    place(ky, kx, if inside { p } else { self.zeros });
-                }
+        for (t, offset) in offsets[..kh * kw].iter().enumerate() {
+            for (r, first) in first.iter().enumerate() {
+                // SAFETY: there are at most TAPS_MAX taps (the plan's promise), and PIXELS is at most TILE_MAX.
+                unsafe { to.get_unchecked_mut(t * PIXELS + r).write(first.wrapping_add(*offset)) };
             }
-            if r + 1 < rows {
-                x += 1;
-                if x == self.out.1 {
-                    (x, y) = (0, y + 1);
+        }
+        for (r, place) in places.into_iter().enumerate() {
+            if let Some((top, left)) = place {
+                self.border(top, left, PIXELS, &mut to[r..]);
+            }
+        }
+    }
+
+    /// Zeros for the taps outside of the map, of a pixel whose first tap is at (top, left).
+    #[inline(never)]
+    fn border(&self, top: usize, left: usize, pixels: usize, to: &mut [MaybeUninit<*const f32>]) {
+        let mut to = to.iter_mut().step_by(pixels);
+        for ky in 0..self.taps.0 {
+            // Below zero wraps to far beyond the map.
+            let row = (top + ky).wrapping_sub(self.padding.0) < self.height;
+            for (kx, to) in (0..self.taps.1).zip(&mut to) {
+                if !row || (left + kx).wrapping_sub(self.padding.1) >= self.width {
+                    to.write(self.zeros);
                 }
             }
         }
@@ -130,17 +155,18 @@ impl Product {
     #[inline(always)]
     unsafe fn tile<V: Lanes, const PIXELS: usize, const PANELS: usize>(
         &self,
-        inputs: &[*const f32; TAPS_MAX * TILE_MAX],
+        inputs: &Inputs,
         panel: usize,
         pixel: usize,
         rows: usize,
     ) {
-        // SAFETY: the caller's promise; `inputs` holds PIXELS pointers per tap, `depth` numbers each.
+        // SAFETY: the caller's promise; `inputs` was given PIXELS pointers per tap, `depth` numbers each.
         unsafe {
             let mut sums = [[V::splat(0.0); PANELS]; PIXELS];
             let weights = self.weights.add(panel * self.panel);
             for t in 0..self.taps.0 * self.taps.1 {
-                let a: [*const f32; PIXELS] = std::array::from_fn(|r| *inputs.get_unchecked(t * PIXELS + r));
+                let a: [*const f32; PIXELS] =
+                    std::array::from_fn(|r| inputs.get_unchecked(t * PIXELS + r).assume_init());
                 let b = weights.add(t * self.tap);
                 for k in 0..self.depth {
                     let w: [V; PANELS] =
@@ -190,12 +216,13 @@ impl Product {
         pixels: Range<usize>,
         panel: usize,
     ) {
-        let mut inputs = [std::ptr::null(); TAPS_MAX * TILE_MAX];
+        let mut inputs: Inputs = [const { MaybeUninit::uninit() }; TAPS_MAX * TILE_MAX];
+        let offsets = self.offsets();
         for pixel in pixels.clone().step_by(PIXELS) {
             let rows = PIXELS.min(pixels.end - pixel);
             // SAFETY: the caller's promise.
             unsafe {
-                self.gather(pixel, rows, PIXELS, &mut inputs);
+                self.gather::<PIXELS>(pixel, rows, &offsets, &mut inputs);
                 self.tile::<V, PIXELS, PANELS>(&inputs, panel, pixel, rows);
             }
         }
