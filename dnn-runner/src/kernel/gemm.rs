@@ -261,17 +261,20 @@ pub(super) unsafe fn product<V: Vector>(p: &Product, pixels: Range<usize>, panel
             }
             return;
         }
+        // Where tiles of 6 pixels would compute many in vain, as on maps of 7 x 7, there are narrower ones of 7.
+        let rows = |tile: usize| pixels.len().next_multiple_of(tile);
+        let tall = rows(6) * 24 > rows(7) * 25;
         while at < panels.end {
             let left = panels.end - at;
             let pixels = pixels.clone();
             // 5 is 3 + 2 rather than 4 + 1: a lone panel keeps the units half idle.
-            at += if V::PANELS >= 4 && left >= 4 && left != 5 {
+            at += if V::PANELS >= 4 && left >= 4 && left != 5 && !tall {
                 p.tiles::<V, 6, 4>(pixels, at);
                 4
-            } else if V::PANELS >= 4 && left >= 3 {
+            } else if V::PANELS >= 4 && left >= 3 && left != 4 {
                 p.tiles::<V, 7, 3>(pixels, at);
                 3
-            } else if V::PANELS >= 4 && left == 2 {
+            } else if V::PANELS >= 4 && left >= 2 {
                 p.tiles::<V, 7, 2>(pixels, at);
                 2
             } else if V::PANELS >= 4 {
