@@ -31,6 +31,9 @@ const TURNS: usize = 40;
 /// Inferences of a turn that count: of long ones, and of those below `SHORT_MS`.
 const COUNTED: (usize, usize) = (3, 30);
 const SHORT_MS: f64 = 1.0;
+/// Before each turn: ONNX Runtime's threads, where they spin, look a million times after an inference, some
+/// 20 ms, and would take a core from whoever comes next.
+const REST: Duration = Duration::from_millis(50);
 /// The bounds, ours / theirs, by our form of the arithmetic.
 const BOUNDS: [(&str, f64); 2] = [("avx512", 1.15), ("avx2", 1.3)];
 /// Sub-networks compared: manifest, names (none: the largest).
@@ -119,8 +122,7 @@ fn theirs(session: &mut Session, shape: [i64; 4], image: &[f32]) -> Vec<f32> {
 
 /// Median of the counted inferences of a turn, ms.
 fn turn(mut infer: impl FnMut()) -> f64 {
-    // Whoever spins after an inference has ended by then, and takes no core from the next.
-    std::thread::sleep(Duration::from_millis(3));
+    std::thread::sleep(REST);
     let mut timed = || {
         let began = Instant::now();
         infer();
