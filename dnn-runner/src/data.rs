@@ -136,13 +136,18 @@ fn refuse(path: &Path, rule: String) -> DataError {
     DataError::Rule { path: path.to_owned(), rule }
 }
 
-/// The dimensions and bytes of a gzipped IDX file of unsigned bytes
-/// (<http://yann.lecun.com/exdb/mnist/>: magic 0, 0, type, dimensions; sizes; data; big-endian).
+/// The dimensions and bytes of a gzipped IDX file.
 fn read_idx(path: &Path, dimensions: u8) -> Result<(Vec<usize>, Vec<u8>), DataError> {
+    let file = File::open(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    parse_idx(BufReader::new(file), dimensions, path)
+}
+
+/// The dimensions and bytes of gzipped IDX data of unsigned bytes
+/// (<http://yann.lecun.com/exdb/mnist/>: magic 0, 0, type, dimensions; sizes; data; big-endian). `path` is for errors.
+pub fn parse_idx(from: impl Read, dimensions: u8, path: &Path) -> Result<(Vec<usize>, Vec<u8>), DataError> {
     let unreadable = |source| DataError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
-    GzDecoder::new(BufReader::new(file)).take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    GzDecoder::new(from).take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > BYTES_MAX {
         return Err(refuse(path, format!("unpacks to more than {BYTES_MAX} bytes")));
     }

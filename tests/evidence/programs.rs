@@ -78,18 +78,29 @@ pub fn switch() -> anyhow::Result<Vec<Row>> {
 }
 
 /// A bench of the runner's engine, with ONNX Runtime beside it.
-fn engine_bench(name: &str) -> anyhow::Result<Vec<Row>> {
+fn engine_bench(name: &str) -> anyhow::Result<Command> {
     let fetched = Command::new(repository().join("dnn-runner/onnxruntime.sh")).status()?;
     anyhow::ensure!(fetched.success(), "dnn-runner/onnxruntime.sh ended with {fetched}");
-    rows(&mut bench("dnn-runner", name))
+    Ok(bench("dnn-runner", name))
 }
 
-/// Our engine beside ONNX Runtime, network by network.
+/// Our engine beside ONNX Runtime, network by network: with all that the CPU has, then both with AVX2 alone.
 pub fn engine() -> anyhow::Result<Vec<Row>> {
-    engine_bench("engine")
+    let mut all = rows(&mut engine_bench("engine")?)?;
+    let library = std::env::var_os("ORT_DYLIB_PATH")
+        .map_or_else(|| repository().join("target/onnxruntime/libonnxruntime.so"), Into::into);
+    let avx2 = repository().join("target/onnxruntime/libonnxruntime-avx2.so");
+    let made = Command::new("python3")
+        .arg(repository().join("tests/evidence/onnxruntime_avx2.py"))
+        .args([&library, &avx2])
+        .status()?;
+    anyhow::ensure!(made.success(), "onnxruntime_avx2.py ended with {made}");
+    let mut bench = engine_bench("engine")?;
+    all.extend(rows(bench.args(["--form", "avx2"]).env("ORT_DYLIB_PATH", avx2))?);
+    Ok(all)
 }
 
 /// Switches, unseen sub-networks, and what all sub-networks take.
 pub fn switching() -> anyhow::Result<Vec<Row>> {
-    engine_bench("switching")
+    rows(&mut engine_bench("switching")?)
 }

@@ -112,7 +112,7 @@ impl Plan {
         mut go_on: impl FnMut(usize) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         assert!(arena.0.len() >= self.arena, "an arena for all plans");
-        let mut run = Run { base: arena.0.as_mut_ptr(), plan: self, kernel, crew };
+        let mut run = Run { base: arena.0.as_mut_ptr(), kernel, crew };
         for layer in layers {
             run.layer(&self.steps[layer]);
             go_on(layer)?;
@@ -129,7 +129,6 @@ impl Plan {
 /// One inference under way. `base` begins an arena as large as the plan wants, borrowed for the run.
 struct Run<'a, 'p> {
     base: *mut f32,
-    plan: &'a Plan,
     kernel: Kernel,
     crew: &'a mut Crew<'p>,
 }
@@ -138,10 +137,6 @@ impl Run<'_, '_> {
     /// Numbers at a place of the arena.
     fn at(&self, at: usize) -> *mut f32 {
         self.base.wrapping_add(at)
-    }
-
-    fn vector(&self, at: usize) -> *const f32 {
-        self.plan.vectors[at..].as_ptr()
     }
 
     /// Pieces a layer of so many multiply-accumulates is worth.
@@ -229,10 +224,11 @@ impl Run<'_, '_> {
             zeros: ZEROS.as_ptr(),
             depth: p.depth,
             weights: p.dense.data[g * p.dense.group()..].as_ptr(),
+            lanes: p.dense.lanes(),
             panel: p.dense.panel(),
             tap: p.tap,
-            scale: self.vector(p.epilogue.scale + g * outputs),
-            bias: self.vector(p.epilogue.bias + g * outputs),
+            scale: p.epilogue.scale[g * outputs..].as_ptr(),
+            bias: p.epilogue.bias[g * outputs..].as_ptr(),
             residual: p.residual.map_or(std::ptr::null(), |r| self.at(r).wrapping_add(g * outputs)),
             output: self.at(p.output.at).wrapping_add(g * outputs),
             output_pixel: p.output.pixel,
@@ -245,7 +241,7 @@ impl Run<'_, '_> {
         let (kernel, outputs) = (self.kernel, p.output.shape.channels / p.groups);
         for g in 0..p.groups {
             let args = Args(self.group(p, g));
-            let (all, panels) = (p.output.shape.pixels(), outputs.div_ceil(LANES));
+            let (all, panels) = (p.output.shape.pixels(), outputs.div_ceil(p.dense.lanes()));
             let parts = self.parts(all * p.taps.0 * p.taps.1 * p.depth * outputs);
             let block = (BLOCK / p.depth / ROWS).max(1) * ROWS;
             let pixels = Cut::new(all, ROWS, parts.max(all.div_ceil(block)));
@@ -271,8 +267,8 @@ impl Run<'_, '_> {
             padding: d.before,
             weights: d.weights.data.as_ptr(),
             weight_channels: d.weights.data.len() / (d.kernel * d.kernel),
-            scale: self.vector(d.epilogue.scale),
-            bias: self.vector(d.epilogue.bias),
+            scale: d.epilogue.scale.as_ptr(),
+            bias: d.epilogue.bias.as_ptr(),
             output: self.at(d.output.at),
             out: (d.output.shape.height, d.output.shape.width),
             activation: d.epilogue.activation,

@@ -112,7 +112,8 @@ impl Export<'_> {
     }
 
     fn vector(&self, name: Option<&String>, without: f32, n: usize) -> Vec<f32> {
-        name.and_then(|n| self.store.vectors.get(n)).map_or_else(|| vec![without; n], |v| v[..n].to_vec())
+        name.and_then(|n| self.store.vectors.get(n))
+            .map_or_else(|| vec![without; n], |v| v.data[..n].to_vec())
     }
 
     /// (output, input, row, column), scaled.

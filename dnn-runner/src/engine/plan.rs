@@ -3,7 +3,7 @@
 //!
 //! Responsible for: refusing a graph that does not fit the weights, and for places that never overlap
 //! while both are needed; [`super::exec`] trusts both. A plan borrows nothing: it shares the store's
-//! packed weights and owns only its batch-norm vectors.
+//! packed weights and vectors.
 
 use super::graph::{Activation, Graph, GraphError, Norm, Op, Shape, Value};
 use super::memory::Aligned;
@@ -51,11 +51,11 @@ pub(crate) struct ProductStep {
     pub residual: Option<usize>,
 }
 
-/// Places of scale and bias in the plan's vectors, and what follows.
-#[derive(Clone, Copy, Debug)]
+/// What a layer's sums are multiplied by, what is added, and what follows. Of the vectors a prefix is used.
+#[derive(Clone, Debug)]
 pub(crate) struct Epilogue {
-    pub scale: usize,
-    pub bias: usize,
+    pub scale: Arc<Aligned>,
+    pub bias: Arc<Aligned>,
     pub activation: Activation,
 }
 
@@ -85,7 +85,8 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) steps: Vec<Step>,
-    pub(crate) vectors: Aligned,
+    /// For layers without a scale or a bias.
+    constants: Constants,
     pub(crate) image: Place,
     /// The image with its border.
     pub(crate) image_memory: Range<usize>,
@@ -105,9 +106,10 @@ impl Plan {
         self.image.shape
     }
 
-    /// Bytes of its own: vectors and steps, without the shared weights.
+    /// Bytes of its own: constants and steps, without the shared weights.
     pub fn bytes(&self) -> usize {
-        self.vectors.len() * size_of::<f32>() + self.steps.len() * size_of::<Step>()
+        let constants = self.constants.ones.len() + self.constants.zeros.len();
+        constants * size_of::<f32>() + self.steps.len() * size_of::<Step>()
     }
 
     /// Numbers of the arena it needs.
@@ -119,9 +121,9 @@ impl Plan {
     pub fn new(graph: &Graph, store: &Store) -> Result<Self, GraphError> {
         let mut plan = Planner::new(graph)?;
         let mut steps = Vec::with_capacity(graph.nodes.len());
-        let mut vectors = Vectors::default();
+        let constants = Constants::new(graph);
         for layer in 0..graph.nodes.len() {
-            let step = plan.step(layer, store, &mut vectors);
+            let step = plan.step(layer, store, &constants);
             steps.push(step.map_err(|rule| GraphError { layer, rule })?);
         }
         let output = plan.places[graph.output().0].expect("the last layer was placed");
@@ -135,7 +137,7 @@ impl Plan {
         }
         Ok(Self {
             steps,
-            vectors: Aligned::from(&vectors.all),
+            constants,
             image: plan.places[0].expect("the image was placed first"),
             image_memory: plan.image_memory,
             output,
@@ -252,7 +254,7 @@ impl<'g> Planner<'g> {
         self.places[value.0].expect("earlier layers were placed")
     }
 
-    fn step(&mut self, layer: usize, store: &Store, vectors: &mut Vectors) -> Result<Step, String> {
+    fn step(&mut self, layer: usize, store: &Store, constants: &Constants) -> Result<Step, String> {
         let node = &self.graph.nodes[layer];
         let input = self.of(node.input);
         Ok(match &node.op {
@@ -292,7 +294,7 @@ impl<'g> Planner<'g> {
                 if taps.0 * taps.1 > TAPS_MAX || depth > DEPTH_MAX {
                     return Err(format!("{:?}: at most {TAPS_MAX} taps of {DEPTH_MAX} inputs", conv.slot));
                 }
-                let epilogue = vectors.epilogue(store, &conv.norm, conv.outputs, conv.activation)?;
+                let epilogue = constants.epilogue(store, &conv.norm, conv.outputs, conv.activation)?;
                 let residual = conv.add.map(|a| self.of(a).at);
                 let output = self.place(layer);
                 Step::Product(ProductStep {
@@ -320,7 +322,7 @@ impl<'g> Planner<'g> {
                         conv.slot, conv.outputs, weights.channels
                     ));
                 }
-                let epilogue = vectors.epilogue(store, &conv.norm, conv.outputs, conv.activation)?;
+                let epilogue = constants.epilogue(store, &conv.norm, conv.outputs, conv.activation)?;
                 let output = self.place(layer);
                 Step::Depthwise(DepthwiseStep {
                     weights: Arc::clone(weights),
@@ -348,54 +350,48 @@ impl<'g> Planner<'g> {
     }
 }
 
-/// A plan's vectors under construction.
-#[derive(Debug, Default)]
-struct Vectors {
-    all: Vec<f32>,
-    /// Where ones lie, and how many: one place serves every layer without a scale.
-    ones: Range<usize>,
+/// A one and a zero for every output of the layers that have no scale or no bias.
+#[derive(Clone, Debug)]
+struct Constants {
+    ones: Arc<Aligned>,
+    zeros: Arc<Aligned>,
 }
 
-impl Vectors {
-    /// The first `n` of a vector of the store, padded with zeros.
-    fn prefix(&mut self, store: &Store, name: &String, n: usize) -> Result<usize, String> {
-        let from = store.vectors.get(name).ok_or(format!("no vector {name:?}"))?;
-        let part = from.get(..n).ok_or(format!("{name:?}: {} numbers for {n} outputs", from.len()))?;
-        let at = self.all.len();
-        self.all.extend_from_slice(part);
-        self.all.resize(at + padded(n), 0.0);
-        Ok(at)
-    }
-
-    fn ones(&mut self, n: usize) -> usize {
-        if self.ones.len() < n {
-            self.ones = self.all.len()..self.all.len() + padded(n);
-            self.all.resize(self.ones.end, 1.0);
-        }
-        self.ones.start
-    }
-
-    fn zeros(&mut self, n: usize) -> usize {
-        let at = self.all.len();
-        self.all.resize(at + padded(n), 0.0);
-        at
+impl Constants {
+    fn new(graph: &Graph) -> Self {
+        let most = |without: fn(&Norm) -> bool| {
+            let of = |op: &Op| match op {
+                Op::Conv { conv, .. } | Op::Depthwise { conv, .. } if without(&conv.norm) => conv.outputs,
+                _ => 0,
+            };
+            graph.nodes.iter().map(|n| of(&n.op)).max().unwrap_or(0)
+        };
+        let ones = vec![1.0; padded(most(|n| n.scale.is_none()))];
+        let zeros = Aligned::new(most(|n| n.bias.is_none()));
+        Self { ones: Arc::new(Aligned::from(&ones)), zeros: Arc::new(zeros) }
     }
 
     fn epilogue(
-        &mut self,
+        &self,
         store: &Store,
         norm: &Norm,
         n: usize,
         activation: Activation,
     ) -> Result<Epilogue, String> {
-        let scale = match &norm.scale {
-            Some(name) => self.prefix(store, name, n)?,
-            None => self.ones(n),
+        let vector = |name: &Option<String>, without: &Arc<Aligned>| match name {
+            None => Ok(Arc::clone(without)),
+            Some(name) => {
+                let vector = store.vectors.get(name).ok_or(format!("no vector {name:?}"))?;
+                if vector.len() < n {
+                    return Err(format!("{name:?}: {} numbers for {n} outputs", vector.len()));
+                }
+                Ok(Arc::clone(&vector.data))
+            }
         };
-        let bias = match &norm.bias {
-            Some(name) => self.prefix(store, name, n)?,
-            None => self.zeros(n),
-        };
-        Ok(Epilogue { scale, bias, activation })
+        Ok(Epilogue {
+            scale: vector(&norm.scale, &self.ones)?,
+            bias: vector(&norm.bias, &self.zeros)?,
+            activation,
+        })
     }
 }

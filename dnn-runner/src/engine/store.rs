@@ -12,7 +12,7 @@
 
 use super::graph::{Graph, Op};
 use super::memory::Aligned;
-use crate::kernel::{LANES, padded};
+use crate::kernel::{padded, panel};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,9 +90,13 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
+    /// Outputs of a panel.
+    pub const fn lanes(&self) -> usize {
+        panel(self.outputs / self.groups)
+    }
     /// Numbers between two taps.
     pub const fn tap(&self) -> usize {
-        self.inputs * LANES
+        self.inputs * self.lanes()
     }
     /// Numbers between two panels.
     pub const fn panel(&self) -> usize {
@@ -100,26 +104,43 @@ impl Dense {
     }
     /// Numbers between two groups.
     pub const fn group(&self) -> usize {
-        (self.outputs / self.groups).div_ceil(LANES) * self.panel()
+        (self.outputs / self.groups).div_ceil(self.lanes()) * self.panel()
     }
 
     /// The weight of a group's output `o` for input `i` at `tap`.
     pub fn at(&self, group: usize, o: usize, tap: usize, i: usize) -> f32 {
-        let panel = group * self.group() + o / LANES * self.panel();
-        self.data[panel + tap * self.tap() + i * LANES + o % LANES]
+        let lanes = self.lanes();
+        let panel = group * self.group() + o / lanes * self.panel();
+        self.data[panel + tap * self.tap() + i * lanes + o % lanes]
     }
 
     fn pack(kernel: (usize, usize), inputs: usize, outputs: usize, groups: usize, from: &[f32]) -> Self {
         let mut packed = Self { data: Aligned::default(), kernel, inputs, outputs, groups };
-        let mut data = Aligned::new(packed.group() * groups);
+        let (mut data, lanes) = (Aligned::new(packed.group() * groups), packed.lanes());
         for (row, from) in from.chunks_exact(outputs).enumerate() {
             for (o, w) in from.iter().enumerate() {
                 let (group, o) = (o / (outputs / groups), o % (outputs / groups));
-                data[group * packed.group() + o / LANES * packed.panel() + row * LANES + o % LANES] = *w;
+                data[group * packed.group() + o / lanes * packed.panel() + row * lanes + o % lanes] = *w;
             }
         }
         packed.data = data;
         packed
+    }
+}
+
+/// Scales or biases.
+#[derive(Clone, Debug)]
+pub(crate) struct Vector {
+    pub data: Arc<Aligned>,
+    len: usize,
+}
+
+impl Vector {
+    fn new(values: &[f32]) -> Self {
+        Self { data: Arc::new(Aligned::from(values)), len: values.len() }
+    }
+    pub const fn len(&self) -> usize {
+        self.len
     }
 }
 
@@ -155,7 +176,7 @@ pub struct Store {
     pub(crate) dense: BTreeMap<String, Arc<Dense>>,
     /// By name and side of the kernel.
     pub(crate) depthwise: BTreeMap<(String, usize), Arc<Depthwise>>,
-    pub(crate) vectors: BTreeMap<String, Vec<f32>>,
+    pub(crate) vectors: BTreeMap<String, Vector>,
 }
 
 impl Store {
@@ -175,7 +196,7 @@ impl Store {
                     store.dense.insert(slot.name.clone(), Arc::new(packed));
                 }
                 SlotKind::Vector(_) => {
-                    store.vectors.insert(slot.name.clone(), values);
+                    store.vectors.insert(slot.name.clone(), Vector::new(&values));
                 }
                 SlotKind::Depthwise { kernel, channels, elastic } => {
                     let mut now = (kernel, values);
@@ -245,7 +266,7 @@ impl Store {
     pub fn bytes(&self) -> usize {
         let dense = self.dense.values().map(|d| d.data.len());
         let depthwise = self.depthwise.values().map(|d| d.data.len());
-        let vectors = self.vectors.values().map(Vec::len);
+        let vectors = self.vectors.values().map(|v| v.data.len());
         dense.chain(depthwise).chain(vectors).sum::<usize>() * size_of::<f32>()
     }
 }

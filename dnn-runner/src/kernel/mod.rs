@@ -2,7 +2,7 @@
 //!
 //! Responsible for: convolutions as an indirect matrix product ([`gemm`]), depthwise ones
 //! ([`depthwise`]), pooling and scaling ([`simple`]), each written once over a vector of
-//! [`LANES`] numbers ([`vector`]) and compiled for AVX-512, for AVX2 with FMA, for NEON and for any CPU;
+//! [`LANES`] numbers or of half as many ([`vector`]) and compiled for AVX-512, for AVX2 with FMA, for NEON and for any CPU;
 //! and a scalar reference ([`reference`]) that the tests hold all of them against. Most of this crate's
 //! `unsafe` is here. Not responsible for: where a layer's numbers lie ([`crate::engine`]).
 //!
@@ -29,6 +29,12 @@ use std::ops::Range;
 
 /// Numbers a vector holds; channels are padded to a multiple of it.
 pub const LANES: usize = 16;
+
+/// Outputs of a panel of packed weights, where a convolution has `outputs` of them: half a vector where a
+/// whole one would be half idle.
+pub(crate) const fn panel(outputs: usize) -> usize {
+    if outputs <= LANES / 2 { LANES / 2 } else { LANES }
+}
 
 /// `n` rounded up to a multiple of [`LANES`].
 pub(crate) const fn padded(n: usize) -> usize {
@@ -159,7 +165,7 @@ macro_rules! operation {
                 #[target_feature(enable = "avx2,fma")]
                 unsafe fn avx2(args: &$type, $($arg: $of),*) {
                     // SAFETY: the caller's promise, handed on.
-                    unsafe { $($fast)::+::<vector::Avx2>(args, $($arg),*) }
+                    unsafe { $($fast)::+::<vector::Pair<vector::Avx>>(args, $($arg),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
                 #[target_feature(enable = "avx512f")]
@@ -171,13 +177,13 @@ macro_rules! operation {
                 #[target_feature(enable = "neon")]
                 unsafe fn neon(args: &$type, $($arg: $of),*) {
                     // SAFETY: the caller's promise, handed on.
-                    unsafe { $($fast)::+::<vector::Neon>(args, $($arg),*) }
+                    unsafe { $($fast)::+::<vector::Pair<vector::Pair<vector::Neon>>>(args, $($arg),*) }
                 }
                 // SAFETY: the caller's promise; a kind with CPU features is made only where they were seen.
                 unsafe {
                     match self.0 {
                         Kind::Reference => reference::$reference($args, $($arg),*),
-                        Kind::Portable => $($fast)::+::<vector::Portable>($args, $($arg),*),
+                        Kind::Portable => $($fast)::+::<vector::Pair<vector::Portable>>($args, $($arg),*),
                         #[cfg(target_arch = "x86_64")]
                         Kind::Avx2 => avx2($args, $($arg),*),
                         #[cfg(target_arch = "x86_64")]

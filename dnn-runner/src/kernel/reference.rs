@@ -24,8 +24,8 @@ impl Activation {
 pub(super) unsafe fn product(p: &Product, pixels: Range<usize>, panels: Range<usize>) {
     for pixel in pixels {
         let (y, x) = (pixel / p.out.1 * p.stride, pixel % p.out.1 * p.stride);
-        for n in panels.start * LANES..panels.end * LANES {
-            let (panel, lane) = (n / LANES, n % LANES);
+        for n in panels.start * p.lanes..panels.end * p.lanes {
+            let (panel, lane) = (n / p.lanes, n % p.lanes);
             let mut sum = 0.0;
             for (ky, kx) in (0..p.taps.0).flat_map(|ky| (0..p.taps.1).map(move |kx| (ky, kx))) {
                 let (iy, ix) = ((y + ky).wrapping_sub(p.padding.0), (x + kx).wrapping_sub(p.padding.1));
@@ -37,7 +37,7 @@ pub(super) unsafe fn product(p: &Product, pixels: Range<usize>, panels: Range<us
                     sum += unsafe {
                         let x = *p.input.wrapping_add((y + ky) * p.row + (x + kx) * p.pixel + k);
                         let tap = ky * p.taps.1 + kx;
-                        x * *p.weights.add(panel * p.panel + tap * p.tap + k * LANES + lane)
+                        x * *p.weights.add(panel * p.panel + tap * p.tap + k * p.lanes + lane)
                     };
                 }
             }

@@ -63,15 +63,26 @@ pub(crate) struct Add {
 /// See [`super::Kernel::max_pool`].
 #[inline(always)]
 pub(super) unsafe fn max_pool<V: Vector>(p: &MaxPool, rows: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match p.cell {
+            2 => cells::<V>(p, rows, 2), // nearly always: unrolled
+            cell => cells::<V>(p, rows, cell),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn cells<V: Vector>(p: &MaxPool, rows: Range<usize>, side: usize) {
     for y in rows {
         for x in 0..p.out_width {
             for c in (0..p.channels).step_by(LANES) {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let cell = p.input.add((y * p.cell * p.width + x * p.cell) * p.channels + c);
+                    let cell = p.input.add((y * side * p.width + x * side) * p.channels + c);
                     let mut best = V::load(cell);
-                    for dy in 0..p.cell {
-                        for dx in 0..p.cell {
+                    for dy in 0..side {
+                        for dx in 0..side {
                             best = best.max(V::load(cell.add((dy * p.width + dx) * p.channels)));
                         }
                     }

@@ -295,3 +295,9 @@ fn a_run_goes_on_where_it_was_stopped() {
         assert_eq!(plan.logits(&arena), expected);
     }
 }
+
+#[test]
+fn the_tests_above_meet_the_form_of_this_architecture() {
+    let name = if cfg!(target_arch = "aarch64") { "neon" } else { "portable" };
+    assert!(Kernel::all().iter().any(|k| k.name() == name), "{:?}", Kernel::all());
+}
