@@ -69,7 +69,7 @@ sim: policies
 
 vm:
 	./setup.sh vm
-	tests/vm/boot $(VMFLAGS) -- $(CMD)
+	tests/vm/boot $(VMFLAGS) -- '$(subst ','\'',$(CMD))'
 
 install: all
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/tandem target/release/dnn-runner

@@ -169,6 +169,7 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
         assert!(said.contains(part), "wanted {part:?}, got:\n{said}");
     }
     let good = "tests/scenarios/stream-30.toml";
+    let needy = format!("{}+tandem-tuner?needs=rail/VDD_CPU", component("hostile/allocator").display());
     for (args, part) in [
         (
             ["jetson-measured.toml", "odroid-xu3", "tandem"],
@@ -182,6 +183,10 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
         (
             ["stream-30.toml", "odroid-xu3", "kernel:simple_ondemand"],
             "simple_ondemand governs devices, these are CPUs",
+        ),
+        (
+            ["stream-30.toml", "odroid-xu3", &needy],
+            "needs the signal \"rail/VDD_CPU\", board \"odroid-xu3\" has ",
         ),
     ] {
         let file = format!("tests/scenarios/{}", args[0]);

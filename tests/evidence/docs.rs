@@ -104,12 +104,20 @@ const METHODS: [(&str, &str); 18] = [
         "Twelve loads (idle-busy steps; 10, 30 and 60 Hz frames at 15, 35 and 60 % of the top OPP; two tasks; a ramp) on one CPU \
         of 200 to 2000 MHz, under the kernel's governors in the VM (`time_in_state` over 5 s, after a second) and under the \
         simulator's. A figure is the largest difference at one OPP, in points of 100. `schedutil` is frequency-invariant \
-        by the module `tests/vm/freqinv.c`, as on arm64; the other is as x86 without APERF/MPERF runs it. Where they differ: in \
-        the idle-busy steps the guest kernel wakes an idle CPU now and then and its governor lets the clock fall, the simulated \
-        machine has no such wake-ups (with some added the steps agree better and others worse); 60 Hz at 60 % lies on the edge \
-        between two OPPs; the kernel itself differs from run to run by up to 6 points (10 Hz at 35 %). For ondemand and conservative the reason is not established: they sample windows of 8 ms, about half a \
-        60 Hz period, and what they see hangs on the phase, which in the guest drifts and here is locked. Simulated ondemand and \
-        conservative are not to be used as opponents until they agree.",
+        by the module `tests/vm/freqinv.c`, as on arm64; the other is as x86 without APERF/MPERF runs it. Every load begins \
+        under `performance`, its first release 0.3 ms after a tick. The kernel runs twice, the model eight times with wake-ups up to 0.5 ms late; \
+        the means are compared, and how far runs of one kind lie apart is in the row. Reasons for the differences, from traces of \
+        the guest (`sched_switch`, `cpu_frequency`, timer, softirq): (1) Where a CPU idles long (steps, 10 Hz), another CPU's idle balancing decays its \
+        averages 24 to 56 ms after it went idle, at no fixed time, and schedutil then lowers a clock that nobody uses; after a pause of \
+        a second a housekeeping thread does the same for ondemand and conservative. The model looks at a CPU only when a task \
+        comes, goes or is running. (2) 60 Hz at 60 %: the target lies on the edge between 1600 and 1800 MHz and the guest is at each for part of every \
+        frame. (3) ondemand and conservative sample from a worker thread on the CPU they sample: in one wake-up of eight \
+        it ran after the frame's first milliseconds, not before, and the shorter window reads another load. The model samples \
+        at once. Two things make that large: ondemand takes the last load over after 16 ms of idleness, so that at 30 Hz, 35 % a cycle \
+        through 400 MHz and one that stays at 2000 MHz both last (the guest is in the second, the model in the first); \
+        conservative moves only outside 20 to 80 %, so that each rare short window is a step for good (60 Hz at 15 and 35 %: \
+        1000 to 1400 and 2000 MHz are as stable as what the guest slid to). Simulated ondemand and conservative therefore stand for \
+        one of several courses, and are no opponents to claim a win against; those are run in the VM.",
     ),
     (
         "thermal",
@@ -128,9 +136,7 @@ const METHODS: [(&str, &str); 18] = [
         "sim-fit",
         "How far the models' curves lie from the measured rows they were made from, and from rows left out (each half of the \
         rows predicted by the other half). Latency: `a + b/f`; power: `p0 + p1 f + p3 f^3` (only for the board's constant: \
-        the simulator takes power from the rows). One run per row upstream, so the rows' own spread is not known. Then the \
-        clock at which each kernel governor's model stays longest under the loads of `tests/scenarios/loads`, on the VM's \
-        big domain; the VM's own figures stand under `governors`.",
+        the simulator takes power from the rows). One run per row upstream, so the rows' own spread is not known.",
     ),
 ];
 

@@ -5,14 +5,12 @@ use anyhow::Context as _;
 use std::time::Instant;
 use tandem::policy::wasm::WasmEngine;
 use tandem::sim::fit::{LatencyFit, PowerFit, left_out};
-use tandem::sim::kernel::Which;
 use tandem::sim::model::Model;
 use tandem::sim::policies::Spec;
-use tandem::sim::residency::residency;
 use tandem::sim::run::Prepared;
 use tandem::sim::scenario::Scenario;
 use tandem::units::Nanos;
-use tandem_tests::{component, repository};
+use tandem_tests::component;
 
 const PERIOD: Nanos = Nanos::from_ms(10);
 /// Runs of each kind, alternating.
@@ -54,7 +52,7 @@ pub fn speed() -> anyhow::Result<Vec<Row>> {
     ])
 }
 
-/// Errors of the curves, on the rows they were made from and on rows left out; the governors' main clocks.
+/// Errors of the curves, on the rows they were made from and on rows left out.
 pub fn fit() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for board in ["jetson-xavier-nx", "jetson-agx-xavier", "jetson-nano", "odroid-xu3"] {
@@ -80,38 +78,9 @@ pub fn fit() -> anyhow::Result<Vec<Row>> {
             ));
         }
     }
-    rows.extend(governors()?);
     Ok(rows)
 }
 
 fn modelled(name: &str, share: f64, n: usize) -> Row {
     Row { kind: "modelled".into(), ..row(name, share * 100.0, "%", n as u64) }
-}
-
-/// Mean clock under each load, as a share of the top one: for the VM's `time_in_state` beside it.
-fn governors() -> anyhow::Result<Vec<Row>> {
-    let model = Model::find("vm-baseline")?;
-    let folder = repository().join("tests/scenarios/loads");
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
-    files.sort();
-    let mut rows = Vec::new();
-    for file in files {
-        let load = Scenario::load(&file)?;
-        for (name, which) in [
-            ("schedutil (invariant)", Which::Schedutil { invariant: true, rate_limit: None }),
-            ("schedutil (not invariant)", Which::Schedutil { invariant: false, rate_limit: None }),
-            ("ondemand", Which::Ondemand),
-            ("conservative", Which::Conservative),
-        ] {
-            let all = residency(&model, &load, which)?;
-            let big = all.iter().find(|r| r.domain == "big").context("big")?;
-            let main = f64::from(u32::try_from(big.main())?);
-            rows.push(Row {
-                kind: "modelled".into(),
-                ..row(&format!("{}, {name}: longest at", load.name), main, "MHz", 1).higher()
-            });
-        }
-    }
-    Ok(rows)
 }

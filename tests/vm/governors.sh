@@ -12,6 +12,8 @@ echo "rate $rate" > /mnt/residency.txt
 n=40
 for g in "$@"; do
   while read -r name tasks; do
+    # Each from the top OPP: conservative stays where it comes from.
+    echo performance > $p/scaling_governor
     echo $g > $p/scaling_governor
     mark $n
     /mnt/loads 0 "$seconds" "$rate" $p/stats/time_in_state $tasks > /tmp/states

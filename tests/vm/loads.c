@@ -1,5 +1,6 @@
 /* loads CPU SECONDS RATE FILE TASK...: periodic tasks on one CPU, in backlog when late, for a second and SECONDS more;
- * prints FILE as it is before and after those SECONDS, a word before each line.
+ * prints FILE as it is before and after those SECONDS, a word before each line. The first release is 0.3 ms after a tick of the
+ * scheduler (multiples of 4 ms of the monotonic clock at 250 Hz): where a governor's samples fall depends on it.
  * TASK = PERIOD_US:WORK_US[:PERIOD_END_US]: work in us at RATE (thousand iterations/s, of the CPU at its top OPP); the
  * time to the next release goes linearly from PERIOD_US to PERIOD_END_US. `loads CPU SECONDS` alone prints the rate. Build: cc -O2 -static */
 #define _GNU_SOURCE
@@ -51,7 +52,7 @@ int main(int n, char **v)
         while (now() - t < seconds) { work(20); k += 20; }
         return printf("%.1f\n", k / (now() - t)), 0;
     }
-    double start = now() + 0.02;
+    double start = ((long)(now() / 0.004) + 5) * 0.004 + 0.0003;
     pid_t pids[16];
     for (int i = 5; i < n && i < 21; i++)
         if (!(pids[i - 5] = fork())) { sched_setaffinity(0, sizeof s, &s); task(start, warm + seconds, atof(v[3]), v[i]); _exit(0); }

@@ -168,10 +168,7 @@ impl Kernel {
                     return Some(ondemand::next(load, ondemand::UP_THRESHOLD, table));
                 }
                 let tunables = conservative::Tunables::default();
-                if let Some(periods) = idle_periods {
-                    self.stepped.idle(periods, &tunables, table);
-                }
-                self.stepped.next(load, current_freq, &tunables, table)
+                self.stepped.next(load, idle_periods.unwrap_or(0), current_freq, &tunables, table)
             }
         }
     }

@@ -217,7 +217,7 @@ impl SimMachine {
         let crowd = 1.0 + self.contention * f64::from(others_busy);
         for app in self.apps.iter_mut().filter(running) {
             let Some(place) = places.next() else { break };
-            domain.migrate(app.place.cpu, place.cpu, &app.task, app.queued);
+            domain.migrate(app.place.cpu, place.cpu, &mut app.task, app.queued);
             app.queued = true;
             app.place = place;
             app.set_rate(domain, crowd, self.now);
@@ -225,7 +225,7 @@ impl SimMachine {
         for other in self.others.iter_mut().filter(|o| o.on && o.domain == d) {
             let Some(place) = places.next() else { break };
             if place.cpu != other.place.cpu {
-                domain.migrate(other.place.cpu, place.cpu, &other.task, true);
+                domain.migrate(other.place.cpu, place.cpu, &mut other.task, true);
             }
             other.place = place;
         }

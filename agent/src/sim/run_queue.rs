@@ -11,6 +11,8 @@ use formulas::util_est;
 pub struct Task {
     util: Signal,
     runnable: Signal,
+    /// What the averages were when it was enqueued or at the last tick since.
+    seen: [u64; 2],
     estimate: u64,
 }
 
@@ -43,7 +45,8 @@ impl RunQueue {
     }
 
     /// A task wakes here.
-    pub fn enqueue(&mut self, task: &Task) {
+    pub fn enqueue(&mut self, task: &mut Task) {
+        task.tick();
         self.tasks += 1;
         self.estimate += task.estimate;
     }
@@ -59,11 +62,12 @@ impl RunQueue {
         self.idle_ns += if self.tasks > 0 { 0 } else { delta_ns };
     }
 
-    /// A task goes to sleep.
+    /// A task goes to sleep. Its estimate is made before its averages are brought up to date: from what the last
+    /// tick saw (`dequeue_task_fair()` of 6.12).
     pub fn dequeue(&mut self, task: &mut Task) {
         self.tasks = self.tasks.saturating_sub(1);
         self.estimate = self.estimate.saturating_sub(task.estimate);
-        task.estimate = util_est::update(task.estimate, task.util.average(), task.runnable.average());
+        task.estimate = util_est::update(task.estimate, task.seen[0], task.seen[1]);
         if self.tasks == 0 {
             self.clock.stops(self.util.saturated());
         }
@@ -87,6 +91,11 @@ impl RunQueue {
 }
 
 impl Task {
+    /// The scheduler's tick, or a wake-up, looks at it.
+    pub fn tick(&mut self) {
+        self.seen = [self.util.average(), self.runnable.average()];
+    }
+
     /// PELT's time passed for it: on a CPU for `share` of 1024 of it if it is runnable.
     pub fn advance(&mut self, counted_ns: u64, share: u64, runnable: bool) {
         self.util.add(counted_ns, if runnable { share } else { 0 });
@@ -104,7 +113,7 @@ mod tests {
         let (mut cpu, mut task) = (RunQueue::default(), Task::default());
         let mut seen = (0, 1024);
         for i in 0..100 {
-            cpu.enqueue(&task);
+            cpu.enqueue(&mut task);
             let counted = cpu.advance(run_ns, scale);
             task.advance(counted, 1024, true);
             let high = cpu.utilisation();
@@ -136,21 +145,22 @@ mod tests {
     #[test]
     fn a_task_that_wakes_counts_with_what_it_needed_before() {
         let (mut cpu, mut task) = (RunQueue::default(), Task::default());
-        cpu.enqueue(&task);
+        cpu.enqueue(&mut task);
         let counted = cpu.advance(100_000_000, 1024);
         task.advance(counted, 1024, true);
+        task.tick();
         cpu.dequeue(&mut task);
         cpu.advance(200_000_000, 1024);
         assert!(cpu.utilisation() < 20);
-        cpu.enqueue(&task);
+        cpu.enqueue(&mut task);
         assert!(cpu.utilisation() > 850, "{}", cpu.utilisation());
     }
 
     #[test]
     fn two_that_want_one_cpu_are_seen() {
         let mut cpu = RunQueue::default();
-        cpu.enqueue(&Task::default());
-        cpu.enqueue(&Task::default());
+        cpu.enqueue(&mut Task::default());
+        cpu.enqueue(&mut Task::default());
         cpu.advance(20_000_000, 1024);
         // 20 ms: 1 - y^19 = 0.34 of 2048.
         assert!((640..720).contains(&cpu.utilisation()), "{}", cpu.utilisation());

@@ -44,7 +44,7 @@ impl Rule for Conservative {
         let table = Table::new(&self.freqs, limits.lo, limits.hi)?;
         let (util, opp) = (seen.util?, seen.opp?);
         let current = domain.freq(opp)?;
-        if let Some(moved) = self.state.next(load(util), current, &self.tunables, table) {
+        if let Some(moved) = self.state.next(load(util), 0, current, &self.tunables, table) {
             self.asked = Some(moved);
         }
         // Where the kernel would set nothing, what it set last still stands.

@@ -1,5 +1,4 @@
-//! The conservative governor: `cs_dbs_update()` in `drivers/cpufreq/cpufreq_conservative.c` . Idle
-//! periods, which the kernel's deferred timer makes, are a call of their own: our tick is not deferred.
+//! The conservative governor: `cs_dbs_update()` in `drivers/cpufreq/cpufreq_conservative.c`.
 
 use crate::mul_div;
 use crate::relation::Table;
@@ -46,14 +45,18 @@ pub struct State {
 }
 
 impl State {
-    /// Sampling periods that passed without a sample while all CPUs were idle: a step down for each.
-    pub fn idle(&mut self, periods: u64, tunables: &Tunables, table: Table) {
-        let step = mul_div(u64::from(tunables.freq_step), table.max(), 100);
-        self.requested = self.requested.saturating_sub(step.saturating_mul(periods)).max(table.min());
-    }
-
     /// One sample. The entry to set, `None` where the kernel sets nothing.
-    pub fn next(&mut self, load: u8, current: u64, tunables: &Tunables, table: Table) -> Option<u16> {
+    ///
+    /// `idle_periods`: sampling periods that passed without a sample while all CPUs were idle (0 for who samples at
+    /// every period): a step down for each, which the kernel forgets unless it then sets a frequency.
+    pub fn next(
+        &mut self,
+        load: u8,
+        idle_periods: u64,
+        current: u64,
+        tunables: &Tunables,
+        table: Table,
+    ) -> Option<u16> {
         if tunables.freq_step == 0 {
             return None;
         }
@@ -65,12 +68,14 @@ impl State {
             0 => u64::from(FREQ_STEP),
             step => step,
         };
+        let idle = step.saturating_mul(idle_periods);
+        let requested = self.requested.saturating_sub(idle).max(table.min());
         if load > tunables.up_threshold {
             self.down_skip = 0;
-            if self.requested == table.max() {
+            if requested == table.max() {
                 return None;
             }
-            self.requested = self.requested.saturating_add(step).min(table.max());
+            self.requested = requested.saturating_add(step).min(table.max());
             return Some(table.at_most(self.requested));
         }
         self.down_skip += 1;
@@ -79,12 +84,12 @@ impl State {
         }
         self.down_skip = 0;
         if load < tunables.down_threshold {
-            if self.requested == table.min() {
+            if requested == table.min() {
                 return None;
             }
             // The kernel lets the driver raise what lies below the minimum; the next sample would then
             // start again from the current frequency. Same entry, without the detour.
-            self.requested = self.requested.saturating_sub(step).max(table.min());
+            self.requested = requested.saturating_sub(step).max(table.min());
             return Some(table.at_least(self.requested));
         }
         None
@@ -102,12 +107,12 @@ mod tests {
         let t = Table::new(&LADDER, 0, 3).unwrap();
         let mut s = State { requested: 1_600_000, ..State::default() };
         // 5 * 2,000,000 / 100 = 100,000. RELATION_H: 1.7 GHz is still the 1.6 GHz entry.
-        assert_eq!(s.next(81, 1_600_000, &Tunables::default(), t), Some(2));
+        assert_eq!(s.next(81, 0, 1_600_000, &Tunables::default(), t), Some(2));
         assert_eq!(s.requested, 1_700_000);
         // 1.8, 1.9 and 2.0 GHz: the fourth step reaches the next entry.
-        let entries = [0; 3].map(|_| s.next(81, 1_600_000, &Tunables::default(), t));
+        let entries = [0; 3].map(|_| s.next(81, 0, 1_600_000, &Tunables::default(), t));
         assert_eq!(entries, [Some(2), Some(2), Some(3)]);
-        assert_eq!(s.next(100, 2_000_000, &Tunables::default(), t), None, "already at full speed");
+        assert_eq!(s.next(100, 0, 2_000_000, &Tunables::default(), t), None, "already at full speed");
     }
 
     #[test]
@@ -115,7 +120,7 @@ mod tests {
         let t = Table::new(&LADDER, 0, 3).unwrap();
         let mut s = State { requested: 1_200_000, ..State::default() };
         for load in [20, 50, 80] {
-            assert_eq!(s.next(load, 1_200_000, &Tunables::default(), t), None);
+            assert_eq!(s.next(load, 0, 1_200_000, &Tunables::default(), t), None);
         }
         assert_eq!(s.requested, 1_200_000);
     }
@@ -125,19 +130,22 @@ mod tests {
         let t = Table::new(&LADDER, 0, 3).unwrap();
         let mut s = State { requested: 1_200_000, ..State::default() };
         // 1.1 GHz, RELATION_L: the 1.2 GHz entry; 1.0, 0.9 likewise; 0.8 GHz is an entry.
-        let entries = [0; 4].map(|_| s.next(19, 1_200_000, &Tunables::default(), t));
+        let entries = [0; 4].map(|_| s.next(19, 0, 1_200_000, &Tunables::default(), t));
         assert_eq!(entries, [Some(1), Some(1), Some(1), Some(0)]);
-        assert_eq!(s.next(0, 800_000, &Tunables::default(), t), None, "cannot fall further");
+        assert_eq!(s.next(0, 0, 800_000, &Tunables::default(), t), None, "cannot fall further");
     }
 
     #[test]
-    fn idle_periods_are_steps_down() {
+    fn idle_periods_are_steps_down_only_with_a_change() {
         let t = Table::new(&LADDER, 0, 3).unwrap();
         let mut s = State { requested: 1_600_000, ..State::default() };
-        s.idle(3, &Tunables::default(), t);
-        assert_eq!(s.requested, 1_300_000);
-        s.idle(u64::MAX, &Tunables::default(), t);
-        assert_eq!(s.requested, 800_000);
+        // 1.6 GHz less three steps, less the step of the sample.
+        assert_eq!(s.next(0, 3, 1_600_000, &Tunables::default(), t), Some(1));
+        assert_eq!(s.requested, 1_200_000);
+        assert_eq!(s.next(50, 3, 1_200_000, &Tunables::default(), t), None);
+        assert_eq!(s.requested, 1_200_000);
+        assert_eq!(s.next(90, u64::MAX, 1_200_000, &Tunables::default(), t), Some(0));
+        assert_eq!(s.requested, 900_000);
     }
 
     #[test]
@@ -145,7 +153,7 @@ mod tests {
         let t = Table::new(&LADDER, 0, 3).unwrap();
         let tunables = Tunables { sampling_down_factor: 3, ..Tunables::default() };
         let mut s = State { requested: 1_200_000, ..State::default() };
-        let moved = [0; 6].map(|_| s.next(0, 1_200_000, &tunables, t).is_some());
+        let moved = [0; 6].map(|_| s.next(0, 0, 1_200_000, &tunables, t).is_some());
         assert_eq!(moved, [false, false, true, false, false, true]);
     }
 
@@ -154,7 +162,7 @@ mod tests {
         let mut s = State { requested: 2_000_000, ..State::default() };
         let t = Table::new(&LADDER, 0, 1).unwrap();
         // Limit 1.2 GHz: requested falls to 1.2 GHz, one step of 60,000 down.
-        assert_eq!(s.next(0, 1_200_000, &Tunables::default(), t), Some(1));
+        assert_eq!(s.next(0, 0, 1_200_000, &Tunables::default(), t), Some(1));
         assert_eq!(s.requested, 1_140_000);
     }
 }

@@ -63,7 +63,7 @@ pub struct SimDomain {
 }
 
 impl SimDomain {
-    /// At its lowest OPP, idle.
+    /// Idle; under a kernel governor at its highest OPP, as after `performance`, else at its lowest.
     ///
     /// # Errors
     /// A governor that cannot govern it.
@@ -95,7 +95,7 @@ impl SimDomain {
             speed_up: model.domains[usize::from(id.0)].speed_up.clone(),
             idle_share: model.constant("idle-share"),
             latency: board.transition_latency,
-            opp: 0,
+            opp: if kernel.is_some() { opps - 1 } else { 0 },
             pending: None,
             cap: top,
             outside: top,
@@ -196,7 +196,7 @@ impl SimDomain {
     }
 
     /// A thread is now there; before it was elsewhere, or asleep.
-    pub fn migrate(&mut self, from: usize, to: usize, task: &Task, queued: bool) {
+    pub fn migrate(&mut self, from: usize, to: usize, task: &mut Task, queued: bool) {
         if self.kernel.is_none() || self.cpus.is_empty() || (queued && from == to) {
             return;
         }
@@ -243,19 +243,23 @@ impl SimDomain {
         }
     }
 
-    /// Lets the kernel's governor look, if this is a moment for it.
-    pub fn look(&mut self, now: Nanos) {
-        let ticked = now >= self.next_tick;
-        if ticked {
+    /// Whether the scheduler ticks now.
+    pub fn ticks(&mut self, now: Nanos) -> bool {
+        let ticks = now >= self.next_tick;
+        if ticks {
             self.next_tick = Nanos((now.0 / TICK.0 + 1) * TICK.0);
         }
-        let moment = self.touched || (ticked && self.busy());
+        ticks && self.busy()
+    }
+
+    /// Lets the kernel's governor look, if this is a moment for it. One that comes before its rate allows is lost.
+    pub fn look(&mut self, now: Nanos, ticked: bool) {
+        let moment = std::mem::take(&mut self.touched) || ticked;
         let Some(kernel) = &mut self.kernel else { return };
         let polls = kernel.poll().is_some_and(|at| now >= at);
         if !(moment || polls) || !kernel.due(now) {
             return;
         }
-        self.touched = false;
         // A write under way is finished first, as the kernel's worker would.
         let current = self.pending.map_or(self.opp, |p| p.1);
         if let Some(opp) = kernel.look(now, current, self.cap.0, &mut self.queues, self.looked) {

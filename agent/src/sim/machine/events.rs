@@ -128,7 +128,12 @@ impl SimMachine {
     fn let_kernel_look(&mut self) {
         for d in 0..self.domains.len() {
             let domain = &mut self.domains[d];
-            domain.look(self.now);
+            let ticked = domain.ticks(self.now);
+            if ticked {
+                self.apps.iter_mut().filter(|a| a.domain == d && a.queued).for_each(|a| a.task.tick());
+                self.others.iter_mut().filter(|o| o.domain == d && o.on).for_each(|o| o.task.tick());
+            }
+            domain.look(self.now, ticked);
             // A clock without a latency has arrived at once.
             if let Some((_, opp)) = domain.pending.filter(|(at, _)| *at <= self.now) {
                 domain.arrive(opp);
@@ -146,7 +151,7 @@ impl SimMachine {
                 other.on = true;
                 let domain = &mut self.domains[other.domain];
                 other.place.cpu %= domain.cpus.len().max(1);
-                domain.migrate(other.place.cpu, other.place.cpu, &other.task, false);
+                domain.migrate(other.place.cpu, other.place.cpu, &mut other.task, false);
                 *dirty |= 1 << other.domain;
             }
             Plan::Off(i) => {

@@ -13,7 +13,7 @@
 //! | `chatter` | 1000 lines of log of 1000 bytes in each `decide` |
 //! | `leak` | keeps 64 KiB more after each `decide` |
 //!
-//! Parameter `after` = how many calls of `decide` go well first (default 0).
+//! Parameter `needs` = a signal it cannot do without; `after` = how many calls of `decide` go well first (default 0).
 
 use policy_sdk::{
     Allocation, Allocator, App, Board, DomainOrder, Grant, OppRange, Params, Slo, Snapshot, log,
@@ -67,12 +67,13 @@ fn hoard() -> Vec<Vec<u8>> {
 }
 
 impl Allocator for Hostile {
-    fn start(_: &Board, apps: &[App], params: &mut Params) -> Result<Self, String> {
+    fn start(board: &Board, apps: &[App], params: &mut Params) -> Result<Self, String> {
         let act = params.text("do").unwrap_or("nothing").to_owned();
         let after = params.number("after", 0..=u32::MAX, 0)?;
         if !ACTS.contains(&act.as_str()) {
             return Err(format!("parameter do = {act:?}: must be one of {}", ACTS.join(", ")));
         }
+        params.text("needs").map(|name| board.signal(name)).transpose()?;
         match act.as_str() {
             "trap-in-start" => panic!("as asked"),
             "spin-in-start" => spin(),
