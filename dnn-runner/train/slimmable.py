@@ -116,7 +116,8 @@ def train(args):
     (images, labels), held = fmnist.load(args.dataset, VALIDATION)
     views = fmnist.Views(images)
     batches = len(images) // args.batch
-    steps = args.epochs * batches
+    cycle = args.epochs * batches
+    steps = args.cycles * cycle
     if args.checkpoint.exists():
         state = fmnist.resume(args.checkpoint)
     else:
@@ -132,7 +133,7 @@ def train(args):
         value, soft, grad = teach(state["p"], x, labels[pick])
         for u in [WIDTHS[0], *rng.choice(WIDTHS[1:-1], 2, replace=False)]:
             _, grad = learn(state["p"], int(u), x, soft, grad)
-        state["p"], state["m"] = fmnist.sgd(state["p"], state["m"], grad, fmnist.rate_at(state["step"] / steps, args.rate))
+        state["p"], state["m"] = fmnist.sgd(state["p"], state["m"], grad, fmnist.rate_at(state["step"] % cycle / cycle, args.rate))
         total.append(float(value))
         state["step"] += 1
         if state["step"] % 50 == 0 or state["step"] == steps:
@@ -184,7 +185,7 @@ def write_manifest(top1, source, state, args):
         'family = "slimmable"',
         'paper = "Yu, Huang, Universally Slimmable Networks and Improved Training Techniques, ICCV 2019, arXiv 1903.05134"',
         f'provenance = "trained by train/slimmable.py on Fashion-MNIST (MIT licence), training split without its last'
-        f" {VALIDATION} images; {args.epochs} epochs, batch {args.batch}, SGD, rate {args.rate}, seed {args.seed};"
+        f" {VALIDATION} images; {args.cycles} cycles of {args.epochs} epochs, batch {args.batch}, SGD, rate {args.rate}, seed {args.seed};"
         f' {state["cpu"] / 60:.0f} CPU-minutes"',
         f"classes = {json.dumps(CLASSES)}",
         f'top1-source = "{source}"',
@@ -226,7 +227,8 @@ def main():
     parser.add_argument("--dataset", type=pathlib.Path, default=pathlib.Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--measured", type=pathlib.Path, help="what `dnn-runner measure --json` wrote")
     parser.add_argument("--checkpoint", type=pathlib.Path, default=pathlib.Path(f"{NAME}.checkpoint"))
-    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=7, help="per cycle")
+    parser.add_argument("--cycles", type=int, default=2, help="of the rate (warm restarts, arXiv 1608.03983)")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.06)
     parser.add_argument("--seed", type=int, default=1)
