@@ -209,7 +209,7 @@ def main():
     parser.add_argument("--dataset", type=pathlib.Path, default=pathlib.Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--measured", type=pathlib.Path, help="what `dnn-runner measure --json` wrote")
     parser.add_argument("--checkpoint", type=pathlib.Path, default=pathlib.Path(f"{NAME}.checkpoint"))
-    parser.add_argument("--epochs", type=int, default=4, help="per group")
+    parser.add_argument("--epochs", type=int, default=9, help="per group")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=1)
