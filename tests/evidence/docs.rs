@@ -110,7 +110,9 @@ const METHODS: [(&str, &str); 18] = [
         the guest (`sched_switch`, `cpu_frequency`, timer, softirq): (1) Where a CPU idles long (steps, 10 Hz), another CPU's idle balancing decays its \
         averages 24 to 56 ms after it went idle, at no fixed time, and schedutil then lowers a clock that nobody uses; after a pause of \
         a second a housekeeping thread does the same for ondemand and conservative. The model looks at a CPU only when a task \
-        comes, goes or is running. (2) 60 Hz at 60 %: the target lies on the edge between 1600 and 1800 MHz and the guest is at each for part of every \
+        comes, goes or is running. Without invariance the target is a multiple of the present clock, so that a frame which begins at what \
+        idleness left (traced: 200 MHz) climbs OPP by OPP to 2000 MHz and falls again, a cycle that lasts, where the model \
+        rests at a fixed point (10 Hz at 15 and 35 %, 60 Hz at 35 %; in the ramp and at 30 Hz, 35 % in part). (2) 60 Hz at 60 %: the target lies on the edge between 1600 and 1800 MHz and the guest is at each for part of every \
         frame. (3) ondemand and conservative sample from a worker thread on the CPU they sample: in one wake-up of eight \
         it ran after the frame's first milliseconds, not before, and the shorter window reads another load. The model samples \
         at once. Two things make that large: ondemand takes the last load over after 16 ms of idleness, so that at 30 Hz, 35 % a cycle \
