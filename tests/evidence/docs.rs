@@ -113,10 +113,10 @@ const METHODS: [(&str, &str); 18] = [
         comes, goes or is running. Without invariance the target is a multiple of the present clock, so that a frame which begins at what \
         idleness left (traced: 200 MHz) climbs OPP by OPP to 2000 MHz and falls again, a cycle that lasts, where the model \
         rests at a fixed point (10 Hz at 15 and 35 %, 60 Hz at 35 %; in the ramp and at 30 Hz, 35 % in part). (2) 60 Hz at 60 %: the target lies on the edge between 1600 and 1800 MHz and the guest is at each for part of every \
-        frame. (3) ondemand and conservative sample from a worker thread on the CPU they sample: in one wake-up of eight \
+        frame. (3) ondemand and conservative sample from a worker thread on the CPU they sample: in one wake-up of 5 to 16 \
         it ran after the frame's first milliseconds, not before, and the shorter window reads another load. The model samples \
         at once. Two things make that large: ondemand takes the last load over after 16 ms of idleness, so that at 30 Hz, 35 % a cycle \
-        through 400 MHz and one that stays at 2000 MHz both last (the guest is in the second, the model in the first); \
+        through 400 MHz and one that stays at 2000 MHz both last (the guest is in either, its two runs 51 points apart; the model in the first); \
         conservative moves only outside 20 to 80 %, so that each rare short window is a step for good (60 Hz at 15 and 35 %: \
         1000 to 1400 and 2000 MHz are as stable as what the guest slid to). Simulated ondemand and conservative therefore stand for \
         one of several courses, and are no opponents to claim a win against; those are run in the VM.",
