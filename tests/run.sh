@@ -37,8 +37,12 @@ skipped=$(grep -cE '^skipped: ' "$log")
 if [ -n "${CI:-}" ] && grep -qE '^skipped: needs .*(BPF|BTF|root|QEMU|dataset|clang|wasm|ONNX|make models)' "$log"; then
   failed+=("skips that this machine has no reason for")
 fi
-# What failed and why, last, where nobody has to look for it.
-[ "$lost" = 0 ] || grep -nE -A 25 "^thread '.*' .*panicked at " "$log" | tail -n 120
+# What failed and why, last, where nobody has to look for it: the words of the tests that failed, not of those that
+# panic on purpose.
+[ "$lost" = 0 ] || sed -nE 's/^test (\S+) \.\.\. FAILED$/\1/p; s/^    (\S+::\S+)$/\1/p' "$log" | sort | uniq -d | while read -r test; do
+  echo "-- $test"
+  grep -F -A 400 -- "---- $test stdout ----" "$log" | sed -n '2,${/^---- /q;/^stack backtrace/q;/^failures:/q;p}' | cut -c1-600 | head -n 40
+done
 for f in "${failed[@]}"; do echo "FAILED: $f"; done
 echo "$passed passed, $lost failed, $skipped skipped"
 [ ${#failed[@]} = 0 ] && [ "$lost" = 0 ] && [ "$passed" -gt 0 ]

@@ -2,7 +2,8 @@
 # Guest: the real agent on the kernel's own cpufreq, twice: ended by TERM, then by an injected panic. Each time the machine
 # starts with unusual settings (unsettle), and every one of them must be back afterwards.
 # usage, by environment: TANDEM=path CONFIG=path [RUNNER='command'] [SECONDS_EACH=5] [ROUNDS='term panic']
-#   [SERVE_WAIT=180] [CPU=housekeeping CPU] [OUT=/mnt] e2e.sh
+#   [SERVE_WAIT=180] [CHANGES=0: frequency changes to wait for beyond SECONDS_EACH, at most 180 s] [CPU=housekeeping CPU]
+#   [OUT=/mnt] e2e.sh
 # The runner is started before the agent, so that its group, CPUs and nice are among what must be back.
 # Agent's commands used: `run --config FILE`, `status --json` (says "serving" once a policy does), `panic`.
 # In OUT, for each round: settings-{before,during,after}-ROUND.txt, frequency-ROUND.txt (the kernel's own trace, to be
@@ -28,6 +29,8 @@ waitfor() { # SECONDS COMMAND...: until it succeeds
 }
 # Seldom: each look is a program start, and the policy is compiled on the same emulated CPU, with a lower priority.
 serves() { sleep 3; "$TANDEM" status --json | grep -q '"serving"'; }
+# On a starved host a fixed time is worth nothing.
+enough() { [ "$(grep -c 'cpu_frequency: ' $tracing/trace)" -ge "${CHANGES:-0}" ]; }
 differ() { ! cmp -s "$1" "$2"; }
 
 taskset -pc "$cpu" $$ > /dev/null        # this script, and what it starts, is no load of a domain
@@ -47,6 +50,7 @@ round() { # NAME SETTINGS FIRST_MARK
   echo 0 > $tracing/tracing_on; : > $tracing/trace; echo 1 > $tracing/events/power/cpu_frequency/enable
   mark "$3"; echo 1 > $tracing/tracing_on
   sleep "$each"
+  claim "$r: ${CHANGES:-0} frequency changes" waitfor 180 enough
   "$TANDEM" status --json > "$out/status-$r.json" 2>&1
   [ -z "$runner" ] || claim "$r: the runner still runs" kill -0 "$runner"
   "$here/settings" -p "$co,$runner" > "$out/settings-during-$r.txt"
