@@ -28,8 +28,9 @@ const DWELL_NS: u64 = 3_000_000_000;
 /// A domain left because bounds did not hold there is barred this long, twice as long if that happens again soon.
 const BARRED_NS: u64 = 10_000_000_000;
 const BARRED_MAX_NS: u64 = 160_000_000_000;
-/// What is known of a domain not used halves in this time.
-const FADE_NS: u64 = 60_000_000_000;
+/// What is known of a domain not used fades by one part in so many each second: it halves in a minute.
+const FADE: u64 = 87;
+const FADE_EVERY_NS: u64 = 1_000_000_000;
 /// Bounds of a learned ratio, thousandths.
 const BIAS: std::ops::RangeInclusive<u64> = 250..=8000;
 /// Placements are found by trying one application at a time, so often.
@@ -46,6 +47,7 @@ pub struct Candidate {
     bias: Vec<u64>,
     arrived: u64,
     counted_ns: u64,
+    unfaded_ns: u64,
     /// Where it runs.
     pub domain: u16,
     /// By domain: until when it is barred, and for how long the last time, ns.
@@ -67,6 +69,7 @@ impl Candidate {
             bias: vec![1000; domains.len()],
             arrived: 0,
             counted_ns: 0,
+            unfaded_ns: 0,
             domain,
             barred: vec![(0, 0); domains.len()],
         }
@@ -94,13 +97,13 @@ impl Candidate {
             self.counted_ns /= 2;
         }
         let here = usize::from(self.domain);
-        for (d, bias) in self.bias.iter_mut().enumerate() {
-            if d != here {
-                let gap = 1000_i64 - bias.cast_signed();
-                let step = gap.saturating_mul(window_ns.cast_signed()) / FADE_NS.cast_signed();
-                // Rounds to nothing within a tick: at least one a hundred ticks.
-                let least = if seen.arrived > 0 { gap.signum() } else { 0 };
-                *bias = bias.saturating_add_signed(if step == 0 { least } else { step });
+        self.unfaded_ns = self.unfaded_ns.saturating_add(window_ns);
+        if self.unfaded_ns >= FADE_EVERY_NS {
+            self.unfaded_ns = 0;
+            for (d, bias) in self.bias.iter_mut().enumerate() {
+                if d != here {
+                    *bias = (*bias * (FADE - 1) + 1000) / FADE;
+                }
             }
         }
         let Some(table) = self.times.get(here).filter(|t| !t.is_empty()) else { return };

@@ -16,8 +16,8 @@
 //! The OPPs of granted domains are left to the tuners. A cap that something outside imposes is passed on,
 //! nothing else is capped.
 //!
-//! Parameters: `domain` = name or index (default: chosen, to begin with the first that has CPUs, else the
-//! first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
+//! Parameters: `domain` = name or index (default: chosen), `home` = where to begin if it is chosen (default: the
+//! first that has CPUs, else the first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
 //! `power-mw` for all domains together (default: no budget), `idle-permille` of a domain's busy power that it
 //! draws idle (default 80).
 
@@ -191,7 +191,8 @@ impl Allocator for TandemAllocator {
     fn start(board: &Board, apps: &[App], params: &mut Params) -> Result<Self, String> {
         let given = params.index_of("domain", board.domains.iter().map(|d| d.name.as_str()))?;
         let with_cpus = board.domains.iter().position(|d| !d.cpus.is_empty());
-        let home = given.or(with_cpus.and_then(|i| u16::try_from(i).ok())).unwrap_or(0);
+        let home = params.index_of("home", board.domains.iter().map(|d| d.name.as_str()))?;
+        let home = given.or(home).or(with_cpus.and_then(|i| u16::try_from(i).ok())).unwrap_or(0);
         let domain = board.domains.get(usize::from(home)).ok_or("board without a domain")?;
         let idle_permille = params.number("idle-permille", 0..=1000, IDLE_PERMILLE)?;
         let budget_mw = params.number("power-mw", 0..=u32::MAX, 0)?;
@@ -261,7 +262,8 @@ impl Allocator for TandemAllocator {
         }
         let parts = self.budget_mw.map(|mw| self.assigner.divide(mw, &self.places, &ranges));
         let grant = |(client, place): (&Client, &Candidate)| Grant {
-            cores: self.cores,
+            // A smaller domain has no more than it has.
+            cores: self.cores.min(self.cpus(place.domain)),
             weight: client.weight,
             power_mw: parts.as_ref().and_then(|p| p.get(usize::from(place.domain)).copied()),
             ..Grant::whole(place.domain, client.target)
@@ -278,6 +280,12 @@ impl Allocator for TandemAllocator {
             domains.push(DomainOrder { ask, cap: d.cap });
         }
         Allocation { domains, grants }
+    }
+}
+
+impl TandemAllocator {
+    fn cpus(&self, domain: u16) -> u8 {
+        u8::try_from(self.domains[usize::from(domain)].cpus.len()).unwrap_or(u8::MAX)
     }
 }
 
@@ -388,6 +396,41 @@ mod tests {
         let out = b.policy.decide(&SnapshotBuilder::new(&b.board, 2).build());
         let weights: Vec<u16> = out.grants.iter().map(|g| g.unwrap().weight).collect();
         assert_eq!(weights, [100, 400]);
+    }
+
+    #[test]
+    fn a_domain_nobody_is_granted_follows_its_own_load() {
+        let board = BoardBuilder::new()
+            .khz("a", &[0], &[500_000, 1_000_000])
+            .khz("b", &[1], &[500_000, 1_000_000])
+            .build();
+        let mut policy: TandemAllocator =
+            policy_sdk::start_allocator(&board, &[camera()], params(&[("domain", "a")])).unwrap();
+        let mut asks = |util: u16| {
+            let mut last = vec![];
+            for tick in 1..100 {
+                let mut seen = SnapshotBuilder::new(&board, 1).tick(tick).build();
+                for d in &mut seen.domains {
+                    (d.util, d.opp) = (Some(util), Some(1));
+                }
+                last = policy.decide(&seen).domains.iter().map(|d| d.ask).collect();
+            }
+            last
+        };
+        assert_eq!(asks(1000), [None, Some(1)]);
+        assert_eq!(asks(100), [None, Some(0)]);
+    }
+
+    #[test]
+    fn a_small_domain_grants_no_more_cores_than_it_has() {
+        let board =
+            BoardBuilder::new().khz("a", &[0, 1, 2, 3], &[1_000_000]).khz("b", &[4], &[1_000_000]).build();
+        let mut policy: TandemAllocator =
+            policy_sdk::start_allocator(&board, &[camera()], params(&[("cores", "3")])).unwrap();
+        let seen = SnapshotBuilder::new(&board, 1).build();
+        assert_eq!(policy.decide(&seen).grants[0].unwrap().cores, 3);
+        policy.places[0].domain = 1;
+        assert_eq!(policy.decide(&seen).grants[0].unwrap().cores, 1);
     }
 
     #[test]
