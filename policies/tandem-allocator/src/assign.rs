@@ -10,17 +10,13 @@
 //! seen to those predicted. A co-runner is such a difference. What is known of a domain where the application
 //! does not run fades.
 
-use policy_sdk::predict::{Power, mul_div, times};
+use policy_sdk::predict::{Arrivals, Power, mul_div, times};
 use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo};
 
 /// A target is planned to this share, thousandths: medians are predicted, 95th percentiles are wanted.
 const MARGIN: u64 = 900;
 /// Utilisation of a CPU that may be planned for, thousandths.
 const BUSY_MAX: u64 = 900;
-/// Arrivals are counted over this long, and known after this much and so many.
-const ARRIVALS_NS: u64 = 4_000_000_000;
-const KNOWN_NS: u64 = 1_000_000_000;
-const KNOWN_MIN: u64 = 3;
 /// A move must save this much power, thousandths ...
 const SAVES: u64 = 900;
 /// ... and comes this long after the one before.
@@ -45,8 +41,7 @@ pub struct Candidate {
     target: Slo,
     /// By domain, thousandths.
     bias: Vec<u64>,
-    arrived: u64,
-    counted_ns: u64,
+    arrivals: Arrivals,
     unfaded_ns: u64,
     /// Where it runs.
     pub domain: u16,
@@ -67,8 +62,7 @@ impl Candidate {
             top1: app.subnets.iter().map(|s| s.top1).collect(),
             target: app.target,
             bias: vec![1000; domains.len()],
-            arrived: 0,
-            counted_ns: 0,
+            arrivals: Arrivals::default(),
             unfaded_ns: 0,
             domain,
             barred: vec![(0, 0); domains.len()],
@@ -90,12 +84,7 @@ impl Candidate {
 
     /// Folds a window in; `opp` is its domain's.
     pub fn observe(&mut self, seen: &AppSample, opp: Option<u16>, window_ns: u64) {
-        self.arrived = self.arrived.saturating_add(u64::from(seen.arrived));
-        self.counted_ns = self.counted_ns.saturating_add(window_ns);
-        if self.counted_ns > ARRIVALS_NS {
-            self.arrived /= 2;
-            self.counted_ns /= 2;
-        }
+        self.arrivals.add(seen.arrived, window_ns);
         let here = usize::from(self.domain);
         self.unfaded_ns = self.unfaded_ns.saturating_add(window_ns);
         if self.unfaded_ns >= FADE_EVERY_NS {
@@ -117,10 +106,6 @@ impl Candidate {
         }
     }
 
-    fn known(&self) -> bool {
-        self.counted_ns >= KNOWN_NS && self.arrived >= KNOWN_MIN
-    }
-
     fn can(&self, domain: usize) -> bool {
         self.times.get(domain).is_some_and(|t| !t.is_empty())
     }
@@ -132,8 +117,7 @@ impl Candidate {
 
     /// Share of a CPU it takes there, thousandths.
     fn busy(&self, domain: usize, subnet: usize, opp: u16) -> u64 {
-        let work = self.service(domain, subnet, opp).saturating_mul(self.arrived);
-        mul_div(work, 1000, self.counted_ns)
+        self.arrivals.busy(self.service(domain, subnet, opp))
     }
 
     fn meets_floor(&self, subnet: usize) -> bool {
@@ -191,7 +175,7 @@ impl Assigner {
         let choices = apps.iter().any(|a| (0..self.domains.len()).filter(|d| a.can(*d)).count() > 1);
         // Powers that are stand-ins say nothing about one domain against another.
         let comparable = self.power.iter().all(Power::known);
-        if !due || !choices || !comparable || !apps.iter().all(Candidate::known) {
+        if !due || !choices || !comparable || !apps.iter().all(|a| a.arrivals.known()) {
             return false;
         }
         let now: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
@@ -237,7 +221,7 @@ impl Assigner {
     /// proportion; what idle domains draw comes first.
     pub fn divide(&self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) -> Vec<u32> {
         let at: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
-        let known = apps.iter().zip(&at).all(|(a, d)| a.known() && a.can(*d));
+        let known = apps.iter().zip(&at).all(|(a, d)| a.arrivals.known() && a.can(*d));
         let needs: Vec<u64> = (0..self.domains.len())
             .map(|d| match known {
                 true => self.draws(apps, &at, d, ranges),

@@ -3,7 +3,7 @@
 //!
 //! *Domains* (`assign.rs`): where the applications' bounds hold, then least accuracy given up, then least
 //! power, predicted from their profiles; an application moves only for a clear gain, and not to and fro. A
-//! domain that nobody is granted follows what others run there (`spare.rs`).
+//! domain that nobody is granted follows what others run there, by schedutil's rule.
 //!
 //! *Power*: with `power-mw`, each domain gets what its applications need and of the rest in proportion.
 //!
@@ -22,15 +22,15 @@
 //! draws idle (default 80).
 
 mod assign;
-mod spare;
 
 use assign::{Assigner, Candidate};
+use kernel_style::Rule;
+use kernel_style::schedutil::Schedutil;
 use policy_sdk::predict::{IDLE_PERMILLE, mul_div};
 use policy_sdk::{
     Allocation, Allocator, App, AppSample, Board, Domain, DomainOrder, Grant, OppRange, OtherSample, Params,
     Slo, Snapshot, log,
 };
-use spare::Spare;
 
 /// The kernel's default weight.
 const DEFAULT: u16 = 100;
@@ -184,7 +184,8 @@ pub struct TandemAllocator {
     clients: Vec<Client>,
     places: Vec<Candidate>,
     assigner: Assigner,
-    spare: Vec<Spare>,
+    /// The rule of each domain that nobody is granted.
+    spare: Vec<Option<Schedutil>>,
 }
 
 impl Allocator for TandemAllocator {
@@ -207,7 +208,7 @@ impl Allocator for TandemAllocator {
             clients: apps.iter().map(Client::new).collect(),
             places: apps.iter().map(|a| Candidate::new(a, &board.domains, home)).collect(),
             assigner: Assigner::new(&board.domains, idle_permille),
-            spare: board.domains.iter().map(Spare::new).collect(),
+            spare: board.domains.iter().map(|_| None).collect(),
             limits: board.domains.iter().map(Domain::range).collect(),
             domains: board.domains.clone(),
         })
@@ -272,11 +273,14 @@ impl Allocator for TandemAllocator {
         let mut domains = Vec::with_capacity(seen.domains.len());
         for (i, (d, spare)) in seen.domains.iter().zip(&mut self.spare).enumerate() {
             let used = self.places.iter().any(|p| usize::from(p.domain) == i);
-            let others = !used && !self.domains[i].cpus.is_empty();
-            if !others {
-                spare.forget();
-            }
-            let ask = if others { spare.ask(ranges[i], d, seen.window_ns) } else { None };
+            let domain = &self.domains[i];
+            let ask = if used || domain.cpus.is_empty() {
+                *spare = None;
+                None
+            } else {
+                let rule = spare.get_or_insert_with(|| Schedutil::new(domain, true));
+                rule.next(domain, ranges[i], d, seen.window_ns)
+            };
             domains.push(DomainOrder { ask, cap: d.cap });
         }
         Allocation { domains, grants }

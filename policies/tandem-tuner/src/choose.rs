@@ -11,9 +11,7 @@ const FASTER: u64 = 950;
 impl TandemTuner {
     /// Utilisation of the application's server at that point, thousandths.
     pub(super) fn busy(&self, point: Point, median: u64) -> u64 {
-        let service_us = self.model.service(point.subnet, point.opp, median) / 1000;
-        let window_us = (self.arrivals.time_ns / 1000).max(1);
-        service_us.saturating_mul(self.arrivals.count).saturating_mul(1000) / window_us
+        self.arrivals.busy(self.model.service(point.subnet, point.opp, median))
     }
 
     /// The predicted 95th percentile of latency there. Waits are carried over from the present point:

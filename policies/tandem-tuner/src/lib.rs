@@ -41,7 +41,7 @@ mod window;
 
 use failures::Failures;
 use model::Model;
-use policy_sdk::predict::{IDLE_PERMILLE, Power, mul_div};
+use policy_sdk::predict::{Arrivals, IDLE_PERMILLE, Power, mul_div};
 use policy_sdk::{App, Binds, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View, log};
 use window::{Sample, Window};
 
@@ -70,8 +70,6 @@ const SPRINT_DEBT_NS: u64 = 10_000_000_000;
 const SPRINT_DEBT_MAX_NS: u64 = 40_000_000_000;
 /// Free moves are weighed this often.
 const REVIEW_NS: u64 = 100_000_000;
-/// Arrivals are counted over this long.
-const ARRIVALS_NS: u64 = 4_000_000_000;
 /// What was learned of idle sub-networks fades this often.
 const FADE_NS: u64 = 60_000_000_000;
 /// Between two lines of the log.
@@ -115,13 +113,6 @@ struct Trial {
 struct Sprint {
     point: Point,
     since_ns: u64,
-}
-
-/// Arrivals and the time they took, halved when it grows long.
-#[derive(Clone, Copy, Debug, Default)]
-struct Arrivals {
-    count: u64,
-    time_ns: u64,
 }
 
 /// The present point and how it does.
@@ -371,12 +362,7 @@ impl TandemTuner {
         if self.settled_ns.is_none() && self.sprint.is_none() && seen.app.queue <= 1 {
             self.settled_ns = Some(seen.at_ns);
         }
-        self.arrivals.count = self.arrivals.count.saturating_add(u64::from(seen.app.arrived));
-        self.arrivals.time_ns = self.arrivals.time_ns.saturating_add(seen.window_ns);
-        if self.arrivals.time_ns > ARRIVALS_NS {
-            self.arrivals.count /= 2;
-            self.arrivals.time_ns /= 2;
-        }
+        self.arrivals.add(seen.app.arrived, seen.window_ns);
         self.sprint_debt_ns = self.sprint_debt_ns.saturating_sub(seen.window_ns);
         if let (Some(run), Some(waited)) = (seen.app.run_ns, seen.app.runq_delay_ns)
             && run > 0
