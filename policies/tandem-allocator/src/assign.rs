@@ -17,6 +17,8 @@ use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo};
 const MARGIN: u64 = 900;
 /// Utilisation of a CPU that may be planned for, thousandths.
 const BUSY_MAX: u64 = 900;
+/// Placements are weighed this often.
+const REVIEW_NS: u64 = 250_000_000;
 /// A move must save this much power, thousandths ...
 const SAVES: u64 = 900;
 /// ... and comes this long after the one before.
@@ -69,10 +71,12 @@ impl Candidate {
         }
     }
 
-    /// The same application with another target, or with the same again.
+    /// Perhaps another target.
     pub fn retarget(&mut self, target: Slo) {
-        self.target = target;
-        self.barred.fill((0, 0));
+        if target != self.target {
+            self.target = target;
+            self.barred.fill((0, 0));
+        }
     }
 
     fn bar(&mut self, domain: u16, now_ns: u64) {
@@ -152,6 +156,9 @@ pub struct Assigner {
     domains: Vec<Domain>,
     power: Vec<Power>,
     moved_ns: u64,
+    reviewed_ns: u64,
+    /// What each domain may draw, as divided last, mW.
+    parts: Vec<u32>,
 }
 
 impl Assigner {
@@ -161,12 +168,23 @@ impl Assigner {
             domains: domains.to_vec(),
             power: domains.iter().map(|d| Power::of(d, idle_permille)).collect(),
             moved_ns: 0,
+            reviewed_ns: 0,
+            parts: vec![],
         }
     }
 
     /// A target changed: what is best may have changed with it.
     pub fn reconsider(&mut self) {
-        self.moved_ns = 0;
+        (self.moved_ns, self.reviewed_ns) = (0, 0);
+    }
+
+    /// Whether it is time to look again: not each tick, since it weighs every placement.
+    pub fn due(&mut self, now_ns: u64) -> bool {
+        let due = self.reviewed_ns == 0 || now_ns.saturating_sub(self.reviewed_ns) >= REVIEW_NS;
+        if due {
+            self.reviewed_ns = now_ns;
+        }
+        due
     }
 
     /// Moves applications if that is clearly better; answers whether it did.
@@ -174,7 +192,8 @@ impl Assigner {
         let due = self.moved_ns == 0 || now_ns.saturating_sub(self.moved_ns) >= DWELL_NS;
         let choices = apps.iter().any(|a| (0..self.domains.len()).filter(|d| a.can(*d)).count() > 1);
         // Powers that are stand-ins say nothing about one domain against another.
-        let comparable = self.power.iter().all(Power::known);
+        let used = |d: usize| apps.iter().any(|a| a.can(d));
+        let comparable = self.power.iter().enumerate().all(|(d, p)| p.known() || !used(d));
         if !due || !choices || !comparable || !apps.iter().all(|a| a.arrivals.known()) {
             return false;
         }
@@ -217,9 +236,14 @@ impl Assigner {
         true
     }
 
-    /// What each domain may draw of a budget for all, mW: what its applications need, and of the rest in
-    /// proportion; what idle domains draw comes first.
-    pub fn divide(&self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) -> Vec<u32> {
+    /// What that domain may draw of the budget divided last, mW.
+    pub fn part(&self, domain: u16) -> Option<u32> {
+        self.parts.get(usize::from(domain)).copied()
+    }
+
+    /// Divides a budget for all domains: to each what its applications need, and of the rest in proportion; what
+    /// idle domains draw comes first.
+    pub fn divide(&mut self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) {
         let at: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
         let known = apps.iter().zip(&at).all(|(a, d)| a.arrivals.known() && a.can(*d));
         let needs: Vec<u64> = (0..self.domains.len())
@@ -232,7 +256,8 @@ impl Assigner {
         let used: u64 = (0..needs.len()).filter(|d| at.contains(d)).map(|d| needs[d]).sum();
         let left = (u64::from(budget_mw) * 1000).saturating_sub(idle);
         let part = |uw: u64| u32::try_from(mul_div(left, uw, used) / 1000).unwrap_or(u32::MAX);
-        needs.into_iter().map(part).collect()
+        self.parts.clear();
+        self.parts.extend(needs.into_iter().map(part));
     }
 
     fn cost(&self, apps: &[Candidate], at: &[usize], ranges: &[OppRange]) -> Cost {
