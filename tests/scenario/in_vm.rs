@@ -95,7 +95,7 @@ fn command(options: &Options, board: &str) -> anyhow::Result<String> {
     }
     command += &format!(" --rounds {} --out /mnt --speed /mnt/speed --cpus little=0,big=1", options.rounds);
     if options.informed {
-        command += &format!(" --informed --board {board}");
+        command += &format!(" --board {board}");
     }
     Ok(command)
 }

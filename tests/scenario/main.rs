@@ -35,11 +35,11 @@ struct Options {
     /// Rounds, in each of which every scenario is played by every policy.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// The agent knows the board's powers, and a profile that is measured first.
-    #[arg(long)]
+    /// With --vm: the agent knows the board's powers, and a profile that is measured first.
+    #[arg(long, requires = "vm")]
     informed: bool,
-    /// With --informed: the board of `tests/vm/boards` that this machine is.
-    #[arg(long, requires = "informed")]
+    /// The same in the guest: the board of `tests/vm/boards` that this machine is.
+    #[arg(long)]
     board: Option<String>,
     /// Where result.json, a list of runs, and the logs go.
     #[arg(long, default_value = ".")]
