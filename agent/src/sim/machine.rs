@@ -42,8 +42,8 @@ pub enum Rule {
         cpus: Which,
         /// On devices.
         devices: Which,
-        /// Position of the sub-network of every application; beyond its last: its last.
-        subnet: usize,
+        /// Position of the sub-network of each application, or one for all; beyond its last: its last. Empty: the largest.
+        subnets: Vec<usize>,
     },
 }
 
@@ -121,12 +121,13 @@ impl SimMachine {
         for (id, _) in model.board.ids() {
             domains.push(SimDomain::new(model, id, kernel_of(model, id, rule)).map_err(unfit)?);
         }
-        let subnet = match rule {
-            Rule::Agent => None,
-            Rule::Kernel { subnet, .. } => Some(*subnet),
+        let subnets = match rule {
+            Rule::Agent => &[][..],
+            Rule::Kernel { subnets, .. } => subnets,
         };
         let mut apps = Vec::new();
         for i in 0..scenario.apps.len() {
+            let subnet = subnets.get(i).or(subnets.first()).copied();
             apps.push(SimApp::new(i, scenario, model, subnet).map_err(unfit)?);
         }
         let (others, mut plan) = co_runners(model, scenario).map_err(unfit)?;

@@ -20,6 +20,8 @@ pub struct AppOutcome {
     pub p50_ms: Option<f64>,
     /// 95th percentile, nearest rank.
     pub p95_ms: Option<f64>,
+    /// 99th percentile, nearest rank.
+    pub p99_ms: Option<f64>,
     /// Late, dropped, or overdue at the end; share of those that came.
     pub violations: f64,
     /// Mean accuracy of the sub-networks that ran, %.
@@ -159,6 +161,7 @@ fn app(
         dropped,
         p50_ms: rank(500),
         p95_ms: rank(950),
+        p99_ms: rank(990),
         violations: ratio(late + dropped + overdue, arrived.max(done)),
         top1: (done > 0).then(|| ratio(sum, done) / 100.0),
         switches: frames.windows(2).filter(|w| w[0].subnet != w[1].subnet).count() as u64,

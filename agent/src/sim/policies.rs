@@ -2,7 +2,7 @@
 //!
 //! | text | what serves |
 //! |---|---|
-//! | `kernel:schedutil?subnet=2` | the kernel's governor, every application at its third sub-network |
+//! | `kernel:schedutil?subnet=2` | the kernel's governor, every application at its third sub-network; `2,0`: one each |
 //! | `tandem` | `tandem-allocator+tandem-tuner`, linked natively |
 //! | `ondemand+fixed?tuner.subnet=1` | native, the tuner with a parameter |
 //! | `a.wasm+b.wasm?weight-max=800` | two components |
@@ -10,6 +10,7 @@
 use super::kernel::Which;
 use super::machine::Rule;
 use super::native;
+use super::scenario::AppPlan;
 use crate::policy::slot::PolicySource;
 use crate::policy::wasm::{Compiled, WasmAllocator, WasmEngine, WasmLimits, WasmTuner};
 use crate::policy::{Allocator, App, Param, PolicyError, Tuner};
@@ -81,18 +82,26 @@ impl Spec {
     /// How the machine is run for it.
     ///
     /// # Errors
-    /// The first application's network has no such sub-network.
-    pub fn rule(&self, network: &super::network::Network) -> Result<Rule, String> {
+    /// An application's network has no such sub-network.
+    pub fn rule(&self, apps: &[AppPlan]) -> Result<Rule, String> {
         let SpecKind::Kernel { cpus, devices, subnet } = &self.kind else { return Ok(Rule::Agent) };
-        let last = network.subnets.len() - 1;
-        let subnet = match subnet {
-            None => last,
-            Some(s) => network.subnet(s).ok_or_else(|| {
-                let names: Vec<_> = network.subnets.iter().map(|s| s.name.as_str()).collect();
-                format!("{}: subnet {s:?}: must be one of {}, or its index", self.text, names.join(", "))
-            })?,
+        let Some(named) = subnet else {
+            return Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnets: vec![] });
         };
-        Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnet })
+        let named: Vec<&str> = named.split(',').collect();
+        if named.len() > 1 && named.len() != apps.len() {
+            let rule = format!("{} sub-networks for {} applications", named.len(), apps.len());
+            return Err(format!("{}: subnet: {rule}; name one for all, or one each", self.text));
+        }
+        // One for all is a position: of an application that has fewer, its last (`SimApp`).
+        let find = |app: &AppPlan, s: &str| {
+            app.network.subnet(s).ok_or_else(|| {
+                let names: Vec<_> = app.network.subnets.iter().map(|s| s.name.as_str()).collect();
+                format!("{}: subnet {s:?}: must be one of {}, or its index", self.text, names.join(", "))
+            })
+        };
+        let subnets = apps.iter().zip(named).map(|(app, s)| find(app, s)).collect::<Result<_, _>>()?;
+        Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnets })
     }
 
     /// Whether a Wasm engine is needed.
@@ -290,8 +299,18 @@ mod tests {
         let which = Which::Schedutil { invariant: false, rate_limit: Some(Nanos::from_ms(10)) };
         let SpecKind::Kernel { cpus, subnet, .. } = &schedutil.kind else { panic!("{schedutil:?}") };
         assert_eq!((cpus, subnet.as_deref()), (&which, Some("25%")));
-        let network = super::super::network::Network::find("mlcad-fmnist").unwrap();
-        assert!(matches!(schedutil.rule(&network), Ok(Rule::Kernel { subnet: 0, .. })));
+        let text = include_str!("../../../tests/scenarios/two-streams.toml").replace("us-mobilenet-v1", "mlcad-fmnist");
+        let text = text.replace("top1 = 64.0", "top1 = 88.0");
+        let apps = super::super::scenario::Scenario::parse("s", "s", &text).unwrap().apps;
+        let subnets = |spec: &str| match Spec::parse(spec).unwrap().rule(&apps) {
+            Ok(Rule::Kernel { subnets, .. }) => Ok(subnets),
+            other => Err(other.unwrap_err()),
+        };
+        assert_eq!(subnets("kernel:schedutil?subnet=25%"), Ok(vec![0]));
+        assert_eq!(subnets("kernel:schedutil?subnet=25%,L3"), Ok(vec![0, 3]));
+        assert_eq!(subnets("kernel:schedutil"), Ok(vec![]));
+        assert!(subnets("kernel:schedutil?subnet=0,1,2").unwrap_err().contains("3 sub-networks for 2 applications"));
+        assert!(subnets("kernel:schedutil?subnet=0,L9").unwrap_err().contains("must be one of L0, L1"));
         let SpecKind::Set(set) = Spec::parse("tandem?weight-max=800&tuner.dwell-ms=500").unwrap().kind else {
             panic!("a set")
         };

@@ -1,7 +1,7 @@
 //! One simulated application: frames come, wait, are served one at a time by the sub-network last told.
 
 use super::domain::SimDomain;
-use super::mask;
+use super::{find, mask};
 use crate::policy::{App, Grant, Slo};
 use crate::sim::model::Model;
 use crate::sim::run_queue::Task;
@@ -78,7 +78,7 @@ impl SimApp {
             )
         })? * 1e6;
         let slot = u16::try_from(i).map_err(|_| "too many applications")?;
-        let home = usize::from(model.apps_on.0);
+        let home = find(model, plan.domain.as_deref()).map_err(|e| format!("app {:?}: {e}", plan.name))?;
         let last = plan.network.subnets.len() - 1;
         let subnet = u32::try_from(subnet.unwrap_or(last).min(last)).unwrap_or(0);
         let time = |cost: &[f64]| cost.iter().map(|c| c * largest_ns).collect();

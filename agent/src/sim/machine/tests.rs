@@ -21,7 +21,7 @@ fn scenario(rest: &str) -> Scenario {
 }
 
 fn at(mhz: f64) -> Rule {
-    Rule::Kernel { cpus: Which::Userspace { mhz }, devices: Which::Performance, subnet: usize::MAX }
+    Rule::Kernel { cpus: Which::Userspace { mhz }, devices: Which::Performance, subnets: vec![] }
 }
 
 fn book(model: &Model, scenario: &Scenario, rule: &Rule) -> Book {
@@ -153,7 +153,7 @@ fn several_in_flight_on_a_gpu_take_what_was_measured() {
     };
     let text = format!("about = \"t\"\nlength-s = 10.0\n{}", (0..4).map(app).collect::<String>());
     let four = Scenario::parse("t", "t.toml", &text).unwrap();
-    let rule = Rule::Kernel { cpus: Which::Performance, devices: Which::Performance, subnet: 0 };
+    let rule = Rule::Kernel { cpus: Which::Performance, devices: Which::Performance, subnets: vec![0] };
     let b = book(&model, &four, &rule);
     let ms = b.frames[0].finished.since(b.frames[0].arrived).as_ms();
     assert!((ms / 103.5 - 1.0).abs() < 0.06, "{ms} ms");
