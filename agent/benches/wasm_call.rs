@@ -129,7 +129,11 @@ fn sdk_board(board: &tandem::board::Board) -> policy_sdk::Board {
 }
 
 fn sdk_slo(slo: &tandem::policy::Slo) -> policy_sdk::Slo {
-    policy_sdk::Slo { latency_ns: slo.latency.map(|n| n.0), top1: slo.top1.map(|t| t.0) }
+    policy_sdk::Slo {
+        latency_ns: slo.latency.map(|n| n.0),
+        top1: slo.top1.map(|t| t.0),
+        ..policy_sdk::Slo::default()
+    }
 }
 
 fn sdk_description(app: &tandem::policy::App) -> policy_sdk::App {

@@ -4,10 +4,10 @@
 //! Relative paths are relative to the file.
 
 use crate::policy::wasm::PolicyFiles;
-use crate::policy::{Param, Slo};
+use crate::policy::{Objective, Param, Slo};
 use crate::profile::Profile;
 use crate::toml_errors::{BadToml, Problems, Section, read_text};
-use crate::units::{CentiPercent, Nanos};
+use crate::units::{CentiPercent, Milliwatts, Nanos};
 use nix::unistd::{Uid, User};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -192,13 +192,16 @@ fn apps(root: &mut Section<'_>, base: &Path) -> Vec<AppConfig> {
             }
             top1
         });
+        let power = power(&mut section);
+        let objective = objective(&mut section);
         let profile = section.opt::<PathBuf>("profile").and_then(|file| {
             let read = Profile::load(&base.join(file.get_ref()));
             read.map_err(|e| section.bad(file.span(), "profile", e)).ok().map(Arc::new)
         });
         section.close();
         if let (Some(name), Some(uid)) = (name, uid) {
-            let (name, target) = (name.into_inner(), Slo { latency, top1 });
+            let (name, target) =
+                (name.into_inner(), Slo { latency, top1, power, objective: objective.unwrap_or_default() });
             read.push(AppConfig { name, uid, target, runq_bound, profile });
         }
     }
@@ -220,6 +223,25 @@ fn millis(section: &mut Section<'_>, key: &'static str) -> Option<Nanos> {
         section.bad(v.span(), key, "between 0.1 and 600000");
     }
     ms
+}
+
+/// A power budget, `power-mw`.
+pub fn power(section: &mut Section<'_>) -> Option<Milliwatts> {
+    let v = section.opt::<u32>("power-mw")?;
+    if *v.get_ref() == 0 {
+        section.bad(v.span(), "power-mw", "at least 1; leave it out for no budget");
+    }
+    Some(Milliwatts(*v.get_ref()))
+}
+
+/// An `objective`.
+pub fn objective(section: &mut Section<'_>) -> Option<Objective> {
+    let v = section.opt::<String>("objective")?;
+    let found = Objective::named(v.get_ref());
+    if found.is_none() {
+        section.bad(v.span(), "objective", "one of accuracy, energy, latency");
+    }
+    found
 }
 
 /// `ms` milliseconds if it lies in `lo..=hi`.
@@ -257,6 +279,8 @@ name = "camera"
 user = 65534
 latency-ms = 45.5
 top1 = 80.25
+objective = "energy"
+power-mw = 2500
 "#;
 
     #[test]
@@ -265,7 +289,12 @@ top1 = 80.25
         assert_eq!(c.period, Nanos::from_ms(10));
         assert_eq!(
             c.apps[0].target,
-            Slo { latency: Some(Nanos(45_500_000)), top1: Some(CentiPercent(8025)) }
+            Slo {
+                latency: Some(Nanos(45_500_000)),
+                top1: Some(CentiPercent(8025)),
+                power: Some(Milliwatts(2500)),
+                objective: Objective::Energy,
+            }
         );
         assert_eq!(c.policies["managed"].tuner_params[1], ("threads".into(), "2".into()));
     }
@@ -276,15 +305,19 @@ top1 = 80.25
             &GOOD
                 .replace("45.5", "-1")
                 .replace("80.25", "101")
+                .replace("\"energy\"", "\"speed\"")
+                .replace("2500", "0")
                 .replace("\"managed\"", "\"other\"")
                 .replace("t.wasm", "nope.wasm"),
         )
-        .expect_err("four errors");
+        .expect_err("six errors");
         for part in [
             "tandem.toml:2: policy (\"other\"): has no [policies.other] section; sections here: managed",
             "tandem.toml:5: policies.managed: tuner (\"nope.wasm\"): nope.wasm: no such file",
             "tandem.toml:10: app \"camera\": latency-ms (-1): between 0.1 and 600000",
             "tandem.toml:11: app \"camera\": top1 (101): a percentage between 0 and 100",
+            "tandem.toml:12: app \"camera\": objective (\"speed\"): one of accuracy, energy, latency",
+            "tandem.toml:13: app \"camera\": power-mw (0): at least 1; leave it out for no budget",
         ] {
             assert!(e.contains(part), "{part:?} is not in:\n{e}");
         }

@@ -4,6 +4,7 @@
 //! credentials are checked as well. The thread here reads and answers; what needs the loop's state goes to
 //! the loop as a [`Request`] and is answered between two ticks.
 
+use crate::policy::Objective;
 use crate::status::Status;
 use anyhow::Context as _;
 use nix::sys::eventfd::EventFd;
@@ -44,6 +45,10 @@ pub enum Command {
         latency_ms: Option<f64>,
         /// Accuracy floor, %.
         top1: Option<f64>,
+        /// Power budget, mW.
+        power_mw: Option<u32>,
+        /// What to make of the rest.
+        objective: Option<Objective>,
     },
     /// Panic in the loop, to show that everything is restored. Refused unless the agent was started with
     /// `--allow-panic`.

@@ -172,8 +172,10 @@ impl Governor<Host> {
         match change {
             Change::Came(runner, member) => self.came(runner, member),
             Change::Left(slot) => self.left(slot),
-            Change::Target(slot, target) => {
-                self.set_target(slot, target);
+            // A runner tells of its bounds; its objective and its budget are the operator's.
+            Change::Target(slot, Slo { latency, top1, .. }) => {
+                let now = self.runners().get(slot).map_or(Slo::default(), |r| r.app.target);
+                self.set_target(slot, Slo { latency, top1, ..now });
             }
         }
     }

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tandem::control::{Answer, Command, ask};
+use tandem::policy::Objective;
 use tandem::{board, policy, run};
 
 /// Governs dynamic DNNs and clocks in tandem.
@@ -91,7 +92,7 @@ enum AppCommand {
         agent: Agent,
         /// The application.
         name: String,
-        /// `latency_ms=...`, `top1=...`.
+        /// `latency_ms=...`, `top1=...`, `power_mw=...`, `objective=accuracy|energy|latency`.
         #[arg(required = true)]
         targets: Vec<String>,
     },
@@ -213,17 +214,27 @@ fn say(agent: &Agent, command: &Command) -> anyhow::Result<()> {
 }
 
 fn app_set(agent: &Agent, name: String, targets: &[String]) -> anyhow::Result<()> {
-    let (mut latency_ms, mut top1) = (None, None);
+    let (mut latency_ms, mut top1, mut power_mw, mut objective) = (None, None, None, None);
     for target in targets {
         let (key, value) = target.split_once('=').with_context(|| format!("{target}: must be key=value"))?;
+        if key == "objective" {
+            let known = "accuracy, energy, latency";
+            objective = Some(Objective::named(value).with_context(|| format!("{target}: one of {known}"))?);
+            continue;
+        }
+        if let "power_mw" | "power-mw" = key {
+            let rule = || format!("{target}: {value:?} is not a whole number of mW");
+            power_mw = Some(value.parse::<u32>().with_context(rule)?);
+            continue;
+        }
         let value: f64 = value.parse().with_context(|| format!("{target}: {value:?} is not a number"))?;
         match key {
             "latency_ms" | "latency-ms" => latency_ms = Some(value),
             "top1" => top1 = Some(value),
-            _ => anyhow::bail!("{target}: unknown key {key:?}; known: latency_ms, top1"),
+            _ => anyhow::bail!("{target}: unknown key {key:?}; known: latency_ms, top1, power_mw, objective"),
         }
     }
-    say(agent, &Command::AppSet { name, latency_ms, top1 })
+    say(agent, &Command::AppSet { name, latency_ms, top1, power_mw, objective })
 }
 
 fn policies(command: PolicyCommand) -> anyhow::Result<()> {

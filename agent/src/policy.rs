@@ -22,6 +22,76 @@ pub struct Slo {
     pub latency: Option<Nanos>,
     /// Accuracy floor.
     pub top1: Option<CentiPercent>,
+    /// Mean power of its domain, at most.
+    #[serde(default)]
+    pub power: Option<Milliwatts>,
+    /// What to make of the rest.
+    #[serde(default)]
+    pub objective: Objective,
+}
+
+/// What an application wants most, once its bounds hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// The most accurate sub-network.
+    #[default]
+    Accuracy,
+    /// The least energy.
+    Energy,
+    /// The least latency.
+    Latency,
+}
+
+impl Objective {
+    /// By its word in configurations, scenarios and commands.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Accuracy, Self::Energy, Self::Latency].into_iter().find(|o| o.word() == word)
+    }
+
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::Energy => "energy",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+/// What keeps an application from more, in its tuner's opinion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Binds {
+    /// Nothing.
+    Nothing,
+    /// Its latency target.
+    Latency,
+    /// Its accuracy floor.
+    Top1,
+    /// Its power budget.
+    Power,
+    /// A limit on the clock.
+    Cap,
+    /// Somebody else who uses its CPUs.
+    CoRunner,
+    /// Its bounds cannot all hold.
+    Infeasible,
+}
+
+impl Binds {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Latency => "latency",
+            Self::Top1 => "accuracy floor",
+            Self::Power => "power budget",
+            Self::Cap => "cap",
+            Self::CoRunner => "co-runner",
+            Self::Infeasible => "infeasible",
+        }
+    }
 }
 
 /// One executable slice of a dynamic network.
@@ -80,6 +150,9 @@ pub struct AppChoice {
     pub threads: u8,
     /// The OPP it needs on its domain.
     pub ask: Option<OppIndex>,
+    /// What keeps the application from more; `None` = not said.
+    #[serde(default)]
+    pub binds: Option<Binds>,
 }
 
 /// The allocator's answer; both lists as in the board and the snapshot.

@@ -11,14 +11,14 @@ use crate::control::{self, Answer, Command, Request};
 use crate::envelope::Envelope;
 use crate::governor::Governor;
 use crate::host::Host;
-use crate::policy::Slo;
 use crate::policy::slot::{Pending, PolicyContext, PolicyControl, PolicySlot};
 use crate::policy::wasm::{PolicyFiles, PolicyKind, WasmEngine, WasmLimits, WasmSource};
+use crate::policy::{Objective, Slo};
 use crate::runners::Change;
 use crate::runners::gate::Gate;
 use crate::sense::{Event, Sense, SenseOptions, UseBpf};
 use crate::status::{self, Status, Ticks};
-use crate::units::Nanos;
+use crate::units::{Milliwatts, Nanos};
 use anyhow::Context as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -357,10 +357,12 @@ impl Agent {
         let answer = match command {
             Command::Status {} => Answer::Status(Box::new(self.status())),
             Command::Swap { set } => return self.swap(&set, reply),
-            Command::AppSet { name, latency_ms, top1 } => match self.app_set(&name, latency_ms, top1) {
-                Ok(text) => Answer::Done(text),
-                Err(e) => Answer::Error(format!("{e:#}")),
-            },
+            Command::AppSet { name, latency_ms, top1, power_mw, objective } => {
+                match self.app_set(&name, latency_ms, top1, power_mw, objective) {
+                    Ok(text) => Answer::Done(text),
+                    Err(e) => Answer::Error(format!("{e:#}")),
+                }
+            }
             Command::Panic {} if self.allow_panic => panic!("injected by the control socket"),
             Command::Panic {} => Answer::Error("the agent was not started with --allow-panic".into()),
         };
@@ -390,7 +392,14 @@ impl Agent {
         });
     }
 
-    fn app_set(&mut self, name: &str, latency_ms: Option<f64>, top1: Option<f64>) -> anyhow::Result<String> {
+    fn app_set(
+        &mut self,
+        name: &str,
+        latency_ms: Option<f64>,
+        top1: Option<f64>,
+        power_mw: Option<u32>,
+        objective: Option<Objective>,
+    ) -> anyhow::Result<String> {
         let slot = self
             .governor
             .runners()
@@ -406,11 +415,17 @@ impl Agent {
             let rule = || format!("top1 = {percent}: a percentage between 0 and 100; 0 for none");
             target.top1 = if percent == 0.0 { None } else { Some(percent_from(percent).with_context(rule)?) };
         }
+        if let Some(mw) = power_mw {
+            target.power = (mw != 0).then_some(Milliwatts(mw));
+        }
+        target.objective = objective.unwrap_or(target.objective);
         self.governor.set_target(slot, target);
         tracing::info!(name, ?target, "target changed");
         let latency = target.latency.map_or("none".into(), |l| format!("{} ms", l.as_ms()));
         let top1 = target.top1.map_or("none".into(), |t| format!("{:.2} %", f64::from(t.0) / 100.0));
-        Ok(format!("{name}: latency {latency}, accuracy floor {top1}"))
+        let power = target.power.map_or("none".into(), |p| format!("{} mW", p.0));
+        let first = target.objective.word();
+        Ok(format!("{name}: latency {latency}, accuracy floor {top1}, power budget {power}, {first} first"))
     }
 
     fn status(&self) -> Status {

@@ -5,6 +5,7 @@
 use crate::board::{Board, DomainKind};
 use crate::envelope::{Clamp, Reason};
 use crate::governor::Governor;
+use crate::policy::Objective;
 use crate::policy::slot::PolicyStatus as SlotStatus;
 use crate::runners::Runner;
 use crate::snapshot::{AppSample, Snapshot};
@@ -120,6 +121,12 @@ pub struct AppStatus {
     pub target_ms: Option<f64>,
     /// Accuracy floor, %.
     pub top1_floor: Option<f64>,
+    /// Power budget, mW.
+    #[serde(default)]
+    pub power_budget_mw: Option<u32>,
+    /// What it wants most.
+    #[serde(default)]
+    pub objective: Objective,
     /// The sub-network of the newest inference.
     pub subnet: Option<String>,
     /// Its accuracy by the manifest, %.
@@ -146,7 +153,8 @@ pub struct AppStatus {
     pub weight: Option<u16>,
     /// What it was told to run.
     pub told_subnet: Option<String>,
-    /// What binds: `target`, `cap`, `clamp`, `co-runner`, `machine`.
+    /// What binds, in its tuner's words ([`crate::policy::Binds`]); of a tuner that does not say, the agent's guess: `target`, `cap`,
+    /// `clamp`, `co-runner`, `machine`.
     pub binds: String,
     /// CPU time of its threads, thousandths of one CPU.
     pub run_permille: Option<u64>,
@@ -277,6 +285,8 @@ fn app(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) 
         pid: runner.pid,
         target_ms: app.target.latency.map(Nanos::as_ms),
         top1_floor: app.target.top1.map(percent),
+        power_budget_mw: app.target.power.map(|p| p.0),
+        objective: app.target.objective,
         subnet: now.map(|s| s.name.clone()),
         subnet_top1: now.map(|s| percent(s.top1)),
         live_top1: (totals.labelled > 0).then(|| totals.correct as f64 * 100.0 / totals.labelled as f64),
@@ -303,9 +313,12 @@ fn app(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) 
 
 /// What keeps an application from its target, or from a better sub-network within it.
 fn binds(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) -> &'static str {
+    let told = governor.transaction().told(runner.app.slot);
+    if let Some(said) = told.and_then(|(_, choice)| choice.binds) {
+        return said.word();
+    }
     let Some(target) = runner.app.target.latency else { return "nothing: no target" };
     let Some(p95) = runner.ledger().percentile(950) else { return "nothing yet" };
-    let told = governor.transaction().told(runner.app.slot);
     let largest = told.is_some_and(|t| usize::from(t.1.subnet.0) + 1 == runner.app.subnets.len());
     if p95 <= target && largest {
         return "nothing";

@@ -241,7 +241,7 @@ mod tests {
         fn decide(&mut self, seq: u64, at_ms: u64, opp_asked: u16, subnet: u16) -> (u16, Option<u32>, usize) {
             let grant =
                 Grant { domain: DomainId(0), cores: 0, weight: 100, power: None, target: Slo::default() };
-            let choice = AppChoice { subnet: SubnetIndex(subnet), threads: 1, ask: None };
+            let choice = AppChoice { subnet: SubnetIndex(subnet), threads: 1, ask: None, binds: None };
             let wish =
                 Decision { seq, opps: vec![Some(OppIndex(opp_asked))], apps: vec![Some((grant, choice))] };
             let mut order = Admitted::default();

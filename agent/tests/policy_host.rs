@@ -102,7 +102,7 @@ fn a_well_behaved_pair_is_understood() {
     assert_eq!(out.grants.len(), 2);
     assert_eq!(out.grants[1].unwrap().weight, 100);
     let choice = host.choose(&Guest::tuner(1, 4, Some(3))).unwrap();
-    assert_eq!(choice, AppChoice { subnet: SubnetIndex(1), threads: 4, ask: Some(OppIndex(3)) });
+    assert_eq!(choice, AppChoice { subnet: SubnetIndex(1), threads: 4, ask: Some(OppIndex(3)), binds: None });
 }
 
 #[test]

@@ -261,7 +261,13 @@ fn target_is_changed_without_a_restart() {
     let _runner = Runner::start(&agent.socket(), "camera", &FLOW).expect("runner");
     agent.app("camera", 3).expect("frames flow");
     let set = |name: &str, latency_ms| {
-        agent.ask(&Command::AppSet { name: name.into(), latency_ms, top1: Some(85.0) })
+        agent.ask(&Command::AppSet {
+            name: name.into(),
+            latency_ms,
+            top1: Some(85.0),
+            power_mw: None,
+            objective: None,
+        })
     };
     set("camera", Some(12.5)).expect("set");
     let app = agent.app("camera", 5).expect("frames flow");

@@ -72,7 +72,7 @@ impl Rig {
                     subnet("100%", 9064, 908_928),
                 ],
                 threads_max: 2,
-                target: Slo { latency: Some(Nanos::from_ms(40)), top1: None },
+                target: Slo { latency: Some(Nanos::from_ms(40)), ..Slo::default() },
             };
             let runner = Runner::new(app, std::process::id(), None, regions.into_end());
             rig.governor.change(Change::Came(Box::new(runner), None));

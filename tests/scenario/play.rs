@@ -185,7 +185,9 @@ fn tell_target(stage: &Stage<'_>, app: &AppPlan, slo: Slo) -> anyhow::Result<()>
     let Some(agent) = &stage.agent else { return Ok(()) };
     let latency_ms = Some(slo.latency.map_or(0.0, |l| l.as_ms()));
     let top1 = Some(slo.top1.map_or(0.0, |t| f64::from(t.0) / 100.0));
-    agent.ask(&Ask::AppSet { name: app.name.clone(), latency_ms, top1 }).map(drop)
+    let power_mw = Some(slo.power.map_or(0, |p| p.0));
+    let objective = Some(slo.objective);
+    agent.ask(&Ask::AppSet { name: app.name.clone(), latency_ms, top1, power_mw, objective }).map(drop)
 }
 
 fn happen(stage: &Stage<'_>, what: &Happening) -> anyhow::Result<()> {

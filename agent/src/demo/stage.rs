@@ -189,8 +189,17 @@ impl Stage {
     /// The application wants another latency.
     pub fn target(&mut self, ms: f64) -> anyhow::Result<()> {
         self.target_ms = ms;
-        ask(Path::new(RUN_DIR), &Command::AppSet { name: APP.into(), latency_ms: Some(ms), top1: None })
-            .map(drop)
+        ask(
+            Path::new(RUN_DIR),
+            &Command::AppSet {
+                name: APP.into(),
+                latency_ms: Some(ms),
+                top1: None,
+                power_mw: None,
+                objective: None,
+            },
+        )
+        .map(drop)
     }
 
     /// A CPU-hungry co-runner on every CPU comes or goes.

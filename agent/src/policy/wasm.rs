@@ -41,7 +41,7 @@ use wasmtime::component::{ComponentNamedList, Instance, Lift, Linker, Lower, Typ
 use wasmtime::{Config, Engine, OptLevel, ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
 
 /// The interface a policy may import.
-const HOST: &str = "tandem:policy/host@0.1.0";
+const HOST: &str = "tandem:policy/host@0.2.0";
 /// How often a running guest is asked for its CPU time, and after how long first.
 const PACE: Pace = Pace { quantum: Duration::from_micros(500), rest: Duration::from_millis(4) };
 /// Bytes that one call may hand to the host (a log line, a refusal, an answer's lists).

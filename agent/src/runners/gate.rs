@@ -196,7 +196,11 @@ impl Door {
         let free = self.seated.iter().position(Option::is_none);
         let slot = free.ok_or_else(|| format!("all {MAX_RUNNERS} slots are taken"))?;
         let own = slo(Target { latency_ns: hello.latency_ns, top1_floor: hello.top1_floor });
-        let target = Slo { latency: app.target.latency.or(own.latency), top1: app.target.top1.or(own.top1) };
+        let target = Slo {
+            latency: app.target.latency.or(own.latency),
+            top1: app.target.top1.or(own.top1),
+            ..app.target
+        };
         Ok((AppSlot(u16::try_from(slot).expect("at most 64")), target, app.runq_bound))
     }
 
@@ -312,5 +316,5 @@ impl Door {
 fn slo(target: Target) -> Slo {
     // A floor of 0 % is none.
     let top1 = target.top1_floor.filter(|t| *t > 0).map(CentiPercent);
-    Slo { latency: target.latency_ns.map(Nanos), top1 }
+    Slo { latency: target.latency_ns.map(Nanos), top1, ..Slo::default() }
 }

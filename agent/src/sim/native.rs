@@ -5,7 +5,8 @@
 
 use crate::board::Board;
 use crate::policy::{
-    Allocation, Allocator, App, AppChoice, DomainOrder, Grant, Limits, Param, PolicyError, Slo, Tuner, View,
+    Allocation, Allocator, App, AppChoice, Binds, DomainOrder, Grant, Limits, Objective, Param, PolicyError,
+    Slo, Tuner, View,
 };
 use crate::snapshot::{
     AppSample, CpuSample, DomainSample, Done, OtherSample, Signal, SignalSample, Snapshot,
@@ -175,7 +176,12 @@ impl<P: sdk::Tuner + Send> Tuner for NativeTuner<P> {
         to.other = to_other(seen.other);
         to.grant = to_grant(seen.grant);
         let said = self.policy.as_mut().ok_or_else(|| not_started(self.name))?.decide(&self.seen);
-        Ok(AppChoice { subnet: SubnetIndex(said.subnet), threads: said.threads, ask: said.ask.map(OppIndex) })
+        Ok(AppChoice {
+            subnet: SubnetIndex(said.subnet),
+            threads: said.threads,
+            ask: said.ask.map(OppIndex),
+            binds: said.binds.map(from_binds),
+        })
     }
 }
 
@@ -209,7 +215,43 @@ fn to_board(board: &Board, period: Nanos, signals: &[Signal]) -> sdk::Board {
 }
 
 fn to_slo(slo: &Slo) -> sdk::Slo {
-    sdk::Slo { latency_ns: slo.latency.map(|l| l.0), top1: slo.top1.map(|t| t.0) }
+    let objective = match slo.objective {
+        Objective::Accuracy => sdk::Objective::Accuracy,
+        Objective::Energy => sdk::Objective::Energy,
+        Objective::Latency => sdk::Objective::Latency,
+    };
+    sdk::Slo {
+        latency_ns: slo.latency.map(|l| l.0),
+        top1: slo.top1.map(|t| t.0),
+        power_mw: slo.power.map(|p| p.0),
+        objective,
+    }
+}
+
+fn from_slo(slo: &sdk::Slo) -> Slo {
+    let objective = match slo.objective {
+        sdk::Objective::Accuracy => Objective::Accuracy,
+        sdk::Objective::Energy => Objective::Energy,
+        sdk::Objective::Latency => Objective::Latency,
+    };
+    Slo {
+        latency: slo.latency_ns.map(Nanos),
+        top1: slo.top1.map(CentiPercent),
+        power: slo.power_mw.map(Milliwatts),
+        objective,
+    }
+}
+
+fn from_binds(binds: sdk::Binds) -> Binds {
+    match binds {
+        sdk::Binds::Nothing => Binds::Nothing,
+        sdk::Binds::Latency => Binds::Latency,
+        sdk::Binds::Top1 => Binds::Top1,
+        sdk::Binds::Power => Binds::Power,
+        sdk::Binds::Cap => Binds::Cap,
+        sdk::Binds::CoRunner => Binds::CoRunner,
+        sdk::Binds::Infeasible => Binds::Infeasible,
+    }
 }
 
 fn to_app(app: &App) -> sdk::App {
@@ -259,7 +301,7 @@ fn from_grant(g: &sdk::Grant) -> Grant {
         cores: g.cores,
         weight: g.weight,
         power: g.power_mw.map(Milliwatts),
-        target: Slo { latency: g.target.latency_ns.map(Nanos), top1: g.target.top1.map(CentiPercent) },
+        target: from_slo(&g.target),
     }
 }
 

@@ -205,8 +205,9 @@ impl SetSpec {
         home: &str,
     ) -> Result<Arc<dyn PolicySource>, PolicyError> {
         let mut params = self.allocator_params.clone();
-        if !params.iter().any(|(k, _)| k == "domain") && !self.is_foreign() {
-            params.push(("domain".into(), home.into()));
+        if !params.iter().any(|(k, _)| k == "domain" || k == "home") && !self.is_foreign() {
+            let key = if self.stem() == "tandem-allocator" { "home" } else { "domain" };
+            params.push((key.into(), home.into()));
         }
         let made = |part: &Part| match part {
             Part::Native(name) => Ok(Made::Native(name.clone())),
@@ -229,9 +230,14 @@ impl SetSpec {
 
     /// A component that is not one of ours may not know the parameter `domain`.
     fn is_foreign(&self) -> bool {
-        let Part::File(path) = &self.allocator else { return false };
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        !native::ALLOCATORS.contains(&stem.as_ref())
+        !native::ALLOCATORS.contains(&self.stem().as_str())
+    }
+
+    fn stem(&self) -> String {
+        match &self.allocator {
+            Part::Native(name) => name.clone(),
+            Part::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        }
     }
 }
 

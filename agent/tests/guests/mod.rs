@@ -231,7 +231,7 @@ pub fn app(slot: u16) -> App {
         name: format!("app{slot}"),
         subnets: vec![subnet("half", 8_000, 500_000), subnet("full", 9_000, 2_000_000)],
         threads_max: 4,
-        target: Slo { latency: Some(Nanos::from_ms(25)), top1: Some(CentiPercent(8_000)) },
+        target: Slo { latency: Some(Nanos::from_ms(25)), top1: Some(CentiPercent(8_000)), ..Slo::default() },
     }
 }
 
@@ -284,6 +284,6 @@ pub fn full_grant(domain: u16) -> Grant {
         cores: 0,
         weight: 100,
         power: None,
-        target: Slo { latency: Some(Nanos::from_ms(25)), top1: None },
+        target: Slo { latency: Some(Nanos::from_ms(25)), ..Slo::default() },
     }
 }

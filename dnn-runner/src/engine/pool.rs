@@ -10,11 +10,17 @@
 //! helpers sleep. Between inferences they sleep too, unless the last one followed its predecessor at once:
 //! then the next is expected as soon, and they wait for it awake, under the same rules (waking a helper costs
 //! tens of microseconds, a tenth of a small network's time).
+//!
+//! The kernel likes to wake a helper on the waker's own CPU, where it waits for milliseconds: an inference on
+//! two threads is then no faster than on one. So helpers are kept off the CPU that their caller is on, within
+//! the caller's own affinity.
 #![expect(unsafe_code, reason = "a job lies on its caller's stack, and helpers get a pointer to it")]
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::{Pid, gettid};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,6 +59,10 @@ struct Shared {
 #[derive(Debug)]
 struct Helper {
     asleep: Arc<AtomicBool>,
+    /// Its thread's number; 0 until it runs.
+    tid: Arc<AtomicI32>,
+    /// The CPU that it is kept off.
+    avoids: Option<usize>,
     thread: JoinHandle<()>,
 }
 
@@ -88,9 +98,14 @@ impl Pool {
         for who in 1..threads.max(1) {
             let (shared, asleep) = (Arc::clone(&shared), Arc::new(AtomicBool::new(false)));
             let theirs = Arc::clone(&asleep);
-            let life = move || shared.help(who, &theirs);
+            let tid = Arc::new(AtomicI32::new(0));
+            let tell = Arc::clone(&tid);
+            let life = move || {
+                tell.store(gettid().as_raw(), SeqCst);
+                shared.help(who, &theirs);
+            };
             let thread = std::thread::Builder::new().name(format!("dnn-{who}")).spawn(life)?;
-            helpers.push(Helper { asleep, thread });
+            helpers.push(Helper { asleep, tid, avoids: None, thread });
         }
         Ok(Self { shared, helpers, epoch: 0, ended: None, at_once: false })
     }
@@ -106,7 +121,29 @@ impl Pool {
         self.at_once = self.ended.is_some_and(|ended| ended.elapsed() < AWAKE);
         self.shared.wanted.store(false, SeqCst);
         self.shared.threads.store(if threads > 1 { threads } else { 0 }, SeqCst);
+        if threads > 1 {
+            self.keep_off(threads);
+        }
         self.wake(threads);
+    }
+
+    /// Keeps helpers off the CPU that this thread is on. Costs two system calls when it has moved, else a look.
+    fn keep_off(&mut self, threads: usize) {
+        let Ok(here) = sched_getcpu() else { return };
+        for helper in &mut self.helpers[..threads - 1] {
+            let tid = helper.tid.load(SeqCst);
+            if helper.avoids == Some(here) || tid == 0 {
+                continue;
+            }
+            helper.avoids = Some(here);
+            let Ok(mut others) = sched_getaffinity(Pid::from_raw(0)) else { continue };
+            let some = others.unset(here).is_ok()
+                && (0..CpuSet::count()).any(|cpu| others.is_set(cpu).unwrap_or(false));
+            if some {
+                // Whoever set other bounds meanwhile is right.
+                let _ = sched_setaffinity(Pid::from_raw(tid), &others);
+            }
+        }
     }
 
     /// Lets the helpers sleep, or wait for the next inference if it is expected at once.
@@ -253,6 +290,46 @@ mod tests {
                 assert!(between <= 3 * tasks);
             }
         }
+    }
+
+    #[test]
+    fn helpers_are_kept_off_their_callers_cpu_and_within_its_affinity() {
+        let own = || sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let all = own();
+        let cpus: Vec<usize> = (0..CpuSet::count()).filter(|c| all.is_set(*c).unwrap()).collect();
+        if cpus.len() < 2 {
+            println!("skipped: needs two CPUs");
+            return;
+        }
+        let mut pool = Pool::new(2).unwrap();
+        let patience = Instant::now();
+        while pool.helpers[0].tid.load(SeqCst) == 0 && patience.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let theirs =
+            |pool: &Pool| sched_getaffinity(Pid::from_raw(pool.helpers[0].tid.load(SeqCst))).unwrap();
+        for here in [cpus[0], cpus[1], cpus[0]] {
+            let mut only = CpuSet::new();
+            only.set(here).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &all).unwrap();
+            pool.begin(2);
+            // The scheduler may have moved this thread since; then the next inference tells.
+            let avoids = pool.helpers[0].avoids.unwrap();
+            let mut expected = all;
+            expected.unset(avoids).unwrap();
+            assert_eq!(theirs(&pool), expected);
+            pool.end();
+        }
+        // Bound to one CPU, there is no other to go to.
+        let before = theirs(&pool);
+        let mut only = CpuSet::new();
+        only.set(cpus[1]).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+        pool.begin(2);
+        assert_eq!(theirs(&pool), before);
+        pool.end();
+        sched_setaffinity(Pid::from_raw(0), &all).unwrap();
     }
 
     #[test]

@@ -18,6 +18,7 @@ impl Tuner for Fixed {
         let (best, _) = best.ok_or("application without a sub-network")?;
         Ok(Self {
             choice: Choice {
+                binds: None,
                 subnet: given
                     .or(u16::try_from(best).ok())
                     .ok_or("more sub-networks than an index can name")?,
@@ -48,7 +49,7 @@ mod tests {
 
     #[test]
     fn default_is_the_cheapest_of_the_most_accurate() {
-        assert_eq!(choice(&[]), Ok(Choice { subnet: 1, threads: 1, ask: None }));
+        assert_eq!(choice(&[]), Ok(Choice { subnet: 1, threads: 1, ..Choice::default() }));
     }
 
     #[test]

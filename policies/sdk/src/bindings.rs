@@ -11,7 +11,7 @@ pub mod allocator {
         export_macro_name: "export_allocator_bindings",
         generate_unused_types: true,
         additional_derives: [PartialEq, Eq, Default],
-        additional_derives_ignore: ["freq-unit", "level", "source"],
+        additional_derives_ignore: ["binds", "freq-unit", "level", "objective", "source"],
     });
 }
 
@@ -23,8 +23,8 @@ pub mod tuner {
         pub_export_macro: true,
         export_macro_name: "export_tuner_bindings",
         with: {
-            "tandem:policy/types@0.1.0": crate::bindings::allocator::tandem::policy::types,
-            "tandem:policy/host@0.1.0": crate::bindings::allocator::tandem::policy::host,
+            "tandem:policy/types@0.2.0": crate::bindings::allocator::tandem::policy::types,
+            "tandem:policy/host@0.2.0": crate::bindings::allocator::tandem::policy::host,
         },
     });
 }

@@ -46,15 +46,23 @@ mod export;
 mod heap;
 pub mod log;
 mod params;
+pub mod predict;
 pub mod testing;
 
 pub use bindings::allocator::tandem::policy::types::{
-    Allocation, App, AppSample, Board, Choice, CpuSample, Domain, DomainOrder, DomainSample, Done, FreqUnit,
-    Grant, Measured, Opp, OppRange, OtherSample, Param, Signal, SignalSample, Slo, Snapshot, Source, Subnet,
-    View,
+    Allocation, App, AppSample, Binds, Board, Choice, CpuSample, Domain, DomainOrder, DomainSample, Done,
+    FreqUnit, Grant, Measured, Objective, Opp, OppRange, OtherSample, Param, Signal, SignalSample, Slo,
+    Snapshot, Source, Subnet, View,
 };
 pub use export::{start_allocator, start_tuner};
 pub use params::Params;
+
+/// As the configuration's: accuracy first.
+impl Default for Objective {
+    fn default() -> Self {
+        Self::Accuracy
+    }
+}
 
 /// The examples of the author's guide, compiled and run by `cargo test`.
 #[cfg(doctest)]

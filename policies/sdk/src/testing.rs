@@ -16,7 +16,7 @@ pub fn params(pairs: &[(&str, &str)]) -> Vec<Param> {
 
 /// A latency target in ms and an accuracy floor in hundredths of a point.
 pub fn slo(latency_ms: Option<u64>, top1: Option<u16>) -> Slo {
-    Slo { latency_ns: latency_ms.map(|ms| ms * MS), top1 }
+    Slo { latency_ns: latency_ms.map(|ms| ms * MS), top1, ..Slo::default() }
 }
 
 /// An application named `name` with sub-networks of (name, top-1 in hundredths of a point, MACs), by

@@ -1,5 +1,11 @@
-//! Allocator `tandem-allocator`: every application gets one domain, its own target, and as much weight
-//! as it takes to hold it against co-runners, within a bound.
+//! Allocator `tandem-allocator`: a domain for every application, its part of a power budget, and as much
+//! weight as it takes to hold its target against co-runners, within a bound.
+//!
+//! *Domains* (`assign.rs`): where the applications' bounds hold, then least accuracy given up, then least
+//! power, predicted from their profiles; an application moves only for a clear gain, and not to and fro. A
+//! domain that nobody is granted follows what others run there (`spare.rs`).
+//!
+//! *Power*: with `power-mw`, each domain gets what its applications need and of the rest in proportion.
 //!
 //! An application *suffers* when it misses its target, or runs below its best sub-network because its
 //! tuner already gave way. That is a co-runner's doing when one is *visible*: something that is no
@@ -7,15 +13,24 @@
 //! weight doubles each `STEP_UP` up to `weight-max`. It halves again, each `STEP_DOWN`, only once the
 //! co-runner itself has gone: to give way while it still runs would bring the suffering back.
 //!
-//! The OPPs are left to the tuners. A cap that something outside imposes is passed on, nothing else is
-//! capped.
+//! The OPPs of granted domains are left to the tuners. A cap that something outside imposes is passed on,
+//! nothing else is capped.
 //!
-//! Parameters: `domain` = name or index (default: the first with CPUs), `cores` = CPUs per application
-//! (default 0 = all), `weight-max` (100..=10000, default 400).
+//! Parameters: `domain` = name or index (default: chosen), `home` = where to begin if it is chosen (default: the
+//! first that has CPUs, else the first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
+//! `power-mw` for all domains together (default: no budget), `idle-permille` of a domain's busy power that it
+//! draws idle (default 80).
 
+mod assign;
+mod spare;
+
+use assign::{Assigner, Candidate};
+use policy_sdk::predict::{IDLE_PERMILLE, mul_div};
 use policy_sdk::{
-    Allocation, Allocator, App, AppSample, Board, DomainOrder, Grant, OtherSample, Params, Slo, Snapshot, log,
+    Allocation, Allocator, App, AppSample, Board, Domain, DomainOrder, Grant, OppRange, OtherSample, Params,
+    Slo, Snapshot, log,
 };
+use spare::Spare;
 
 /// The kernel's default weight.
 const DEFAULT: u16 = 100;
@@ -53,14 +68,6 @@ impl Share {
     }
 }
 
-/// `a * b / c`.
-fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    match a.checked_mul(b) {
-        Some(product) => product / c,
-        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
-    }
-}
-
 /// One application.
 #[derive(Debug)]
 struct Client {
@@ -89,6 +96,20 @@ impl Client {
             waits_known: false,
             raised_ns: 0,
             calm_since_ns: None,
+        }
+    }
+
+    /// The same application, perhaps with another target.
+    fn again(self, app: &App) -> Self {
+        let misses = if self.target == app.target { self.misses } else { Share::default() };
+        Self {
+            misses,
+            weight: self.weight,
+            waits: self.waits,
+            waits_known: self.waits_known,
+            raised_ns: self.raised_ns,
+            calm_since_ns: self.calm_since_ns,
+            ..Self::new(app)
         }
     }
 
@@ -149,50 +170,72 @@ impl Client {
 /// See the crate's text.
 #[derive(Debug)]
 pub struct TandemAllocator {
-    domain: u16,
+    domains: Vec<Domain>,
+    limits: Vec<OppRange>,
+    /// Where applications begin.
+    home: u16,
+    /// The configuration says where they run.
+    settled: bool,
     cores: u8,
     weight_max: u16,
+    budget_mw: Option<u32>,
     other: Share,
     other_known: bool,
     clients: Vec<Client>,
+    places: Vec<Candidate>,
+    assigner: Assigner,
+    spare: Vec<Spare>,
 }
 
 impl Allocator for TandemAllocator {
     fn start(board: &Board, apps: &[App], params: &mut Params) -> Result<Self, String> {
         let given = params.index_of("domain", board.domains.iter().map(|d| d.name.as_str()))?;
         let with_cpus = board.domains.iter().position(|d| !d.cpus.is_empty());
-        let domain = given.or(with_cpus.and_then(|i| u16::try_from(i).ok()));
-        let domain = domain.ok_or("board without a domain that has CPUs: set the parameter domain")?;
-        let cpus = board.domains[usize::from(domain)].cpus.len();
+        let home = params.index_of("home", board.domains.iter().map(|d| d.name.as_str()))?;
+        let home = given.or(home).or(with_cpus.and_then(|i| u16::try_from(i).ok())).unwrap_or(0);
+        let domain = board.domains.get(usize::from(home)).ok_or("board without a domain")?;
+        let idle_permille = params.number("idle-permille", 0..=1000, IDLE_PERMILLE)?;
+        let budget_mw = params.number("power-mw", 0..=u32::MAX, 0)?;
         Ok(Self {
-            domain,
-            cores: params.number("cores", 0..=u8::try_from(cpus).unwrap_or(u8::MAX), 0)?,
+            home,
+            settled: given.is_some(),
+            cores: params.number("cores", 0..=u8::try_from(domain.cpus.len()).unwrap_or(u8::MAX), 0)?,
             weight_max: params.number("weight-max", DEFAULT..=10_000, 400)?,
+            budget_mw: (budget_mw > 0).then_some(budget_mw),
             other: Share::default(),
             other_known: false,
             clients: apps.iter().map(Client::new).collect(),
+            places: apps.iter().map(|a| Candidate::new(a, &board.domains, home)).collect(),
+            assigner: Assigner::new(&board.domains, idle_permille),
+            spare: board.domains.iter().map(Spare::new).collect(),
+            limits: board.domains.iter().map(Domain::range).collect(),
+            domains: board.domains.clone(),
         })
     }
 
     fn apps(&mut self, apps: &[App]) {
         // Who stays keeps what was learned of him.
-        let mut before = std::mem::take(&mut self.clients);
-        self.clients.extend(apps.iter().map(|app| match before.iter().position(|c| c.name == app.name) {
-            Some(i) => {
-                let kept = before.swap_remove(i);
-                let misses = if kept.target == app.target { kept.misses } else { Share::default() };
-                Client {
-                    misses,
-                    weight: kept.weight,
-                    waits: kept.waits,
-                    waits_known: kept.waits_known,
-                    raised_ns: kept.raised_ns,
-                    calm_since_ns: kept.calm_since_ns,
-                    ..Client::new(app)
+        let (clients, places) = (std::mem::take(&mut self.clients), std::mem::take(&mut self.places));
+        let mut before: Vec<(Client, Candidate)> = clients.into_iter().zip(places).collect();
+        for app in apps {
+            let (client, place) = match before.iter().position(|(c, _)| c.name == app.name) {
+                Some(i) => {
+                    let (kept, mut place) = before.swap_remove(i);
+                    place.retarget(app.target);
+                    (kept.again(app), place)
                 }
-            }
-            None => Client::new(app),
-        }));
+                None => (Client::new(app), Candidate::new(app, &self.domains, self.home)),
+            };
+            self.clients.push(client);
+            self.places.push(place);
+        }
+        self.assigner.reconsider();
+    }
+
+    fn limits(&mut self, opps: &[OppRange]) {
+        for (kept, now) in self.limits.iter_mut().zip(opps) {
+            *kept = *now;
+        }
     }
 
     fn decide(&mut self, seen: &Snapshot) -> Allocation {
@@ -200,16 +243,49 @@ impl Allocator for TandemAllocator {
             self.other_known = true;
             self.other.add(run, seen.window_ns, seen.window_ns);
         }
-        for (client, app) in self.clients.iter_mut().zip(&seen.apps) {
+        let capped = |(i, limits): (usize, &OppRange)| {
+            let cap = seen.domains.get(i).and_then(|d| d.cap).unwrap_or(limits.hi);
+            OppRange { lo: limits.lo.min(cap), hi: limits.hi.min(cap) }
+        };
+        let ranges: Vec<OppRange> = self.limits.iter().enumerate().map(capped).collect();
+        for ((client, place), app) in self.clients.iter_mut().zip(&mut self.places).zip(&seen.apps) {
             client.observe(app, seen.window_ns);
             client.weigh(app, self.other, self.other_known, self.weight_max, seen.at_ns);
+            let opp = seen.domains.get(usize::from(place.domain)).and_then(|d| d.opp);
+            place.observe(app, opp, seen.window_ns);
         }
-        let grant =
-            |c: &Client| Grant { cores: self.cores, weight: c.weight, ..Grant::whole(self.domain, c.target) };
-        Allocation {
-            domains: seen.domains.iter().map(|d| DomainOrder { ask: None, cap: d.cap }).collect(),
-            grants: self.clients.iter().map(|c| Some(grant(c))).collect(),
+        if !self.settled && self.assigner.place(&mut self.places, &ranges, seen.at_ns) {
+            for (client, place) in self.clients.iter().zip(&self.places) {
+                let name = &self.domains[usize::from(place.domain)].name;
+                log::info(&format!("{}: runs on {name}", client.name));
+            }
         }
+        let parts = self.budget_mw.map(|mw| self.assigner.divide(mw, &self.places, &ranges));
+        let grant = |(client, place): (&Client, &Candidate)| Grant {
+            // A smaller domain has no more than it has.
+            cores: self.cores.min(self.cpus(place.domain)),
+            weight: client.weight,
+            power_mw: parts.as_ref().and_then(|p| p.get(usize::from(place.domain)).copied()),
+            ..Grant::whole(place.domain, client.target)
+        };
+        let grants = self.clients.iter().zip(&self.places).map(|both| Some(grant(both))).collect();
+        let mut domains = Vec::with_capacity(seen.domains.len());
+        for (i, (d, spare)) in seen.domains.iter().zip(&mut self.spare).enumerate() {
+            let used = self.places.iter().any(|p| usize::from(p.domain) == i);
+            let others = !used && !self.domains[i].cpus.is_empty();
+            if !others {
+                spare.forget();
+            }
+            let ask = if others { spare.ask(ranges[i], d, seen.window_ns) } else { None };
+            domains.push(DomainOrder { ask, cap: d.cap });
+        }
+        Allocation { domains, grants }
+    }
+}
+
+impl TandemAllocator {
+    fn cpus(&self, domain: u16) -> u8 {
+        u8::try_from(self.domains[usize::from(domain)].cpus.len()).unwrap_or(u8::MAX)
     }
 }
 
@@ -323,14 +399,49 @@ mod tests {
     }
 
     #[test]
-    fn bad_parameters_are_refused() {
-        let board = BoardBuilder::new().hz("gpu", &[1]).build();
-        let start = |p: &[(&str, &str)]| {
-            policy_sdk::start_allocator::<TandemAllocator>(&board, &[], params(p)).map(|_| ()).unwrap_err()
+    fn a_domain_nobody_is_granted_follows_its_own_load() {
+        let board = BoardBuilder::new()
+            .khz("a", &[0], &[500_000, 1_000_000])
+            .khz("b", &[1], &[500_000, 1_000_000])
+            .build();
+        let mut policy: TandemAllocator =
+            policy_sdk::start_allocator(&board, &[camera()], params(&[("domain", "a")])).unwrap();
+        let mut asks = |util: u16| {
+            let mut last = vec![];
+            for tick in 1..100 {
+                let mut seen = SnapshotBuilder::new(&board, 1).tick(tick).build();
+                for d in &mut seen.domains {
+                    (d.util, d.opp) = (Some(util), Some(1));
+                }
+                last = policy.decide(&seen).domains.iter().map(|d| d.ask).collect();
+            }
+            last
         };
-        assert_eq!(start(&[]), "board without a domain that has CPUs: set the parameter domain");
+        assert_eq!(asks(1000), [None, Some(1)]);
+        assert_eq!(asks(100), [None, Some(0)]);
+    }
+
+    #[test]
+    fn a_small_domain_grants_no_more_cores_than_it_has() {
+        let board =
+            BoardBuilder::new().khz("a", &[0, 1, 2, 3], &[1_000_000]).khz("b", &[4], &[1_000_000]).build();
+        let mut policy: TandemAllocator =
+            policy_sdk::start_allocator(&board, &[camera()], params(&[("cores", "3")])).unwrap();
+        let seen = SnapshotBuilder::new(&board, 1).build();
+        assert_eq!(policy.decide(&seen).grants[0].unwrap().cores, 3);
+        policy.places[0].domain = 1;
+        assert_eq!(policy.decide(&seen).grants[0].unwrap().cores, 1);
+    }
+
+    #[test]
+    fn bad_parameters_are_refused() {
+        let start = |board: &Board, p: &[(&str, &str)]| {
+            policy_sdk::start_allocator::<TandemAllocator>(board, &[], params(p)).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(start(&BoardBuilder::new().build(), &[]), "board without a domain");
+        let board = BoardBuilder::new().hz("gpu", &[1]).build();
         assert_eq!(
-            start(&[("domain", "gpu"), ("weight-max", "99")]),
+            start(&board, &[("domain", "gpu"), ("weight-max", "99")]),
             "parameter weight-max = \"99\": must be a whole number from 100 to 10000"
         );
     }

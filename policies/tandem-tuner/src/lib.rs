@@ -1,10 +1,14 @@
-//! Tuner `tandem-tuner`: the most accurate sub-network that holds the latency target, at the lowest OPP
-//! that still does.
+//! Tuner `tandem-tuner`: sub-network and OPP of one application, by its objective.
 //!
-//! **Order of wishes.** Latency comes first, as in the Dynamic-OFA run-time manager: a target that is
-//! missed costs accuracy, and an accuracy floor only says how far to fall while anything at or above it
-//! can hold the target. Below the floor it goes only when latency is infeasible there; when nothing holds
-//! the target it runs the cheapest sub-network at the highest OPP. Then accuracy, then the OPP.
+//! Bounds come first, in this order: the latency target, as in the Dynamic-OFA run-time manager; the power
+//! budget; the accuracy floor. Below the floor it goes only when latency (or the budget) is infeasible
+//! there, and then no further than it must; when nothing holds the target it runs the cheapest sub-network
+//! at the highest OPP that the budget allows. Of what holds the bounds it takes, by objective,
+//!
+//! - *accuracy*: the most accurate sub-network, at the OPP of least energy;
+//! - *energy*: the least energy, whichever sub-network and OPP (`choose.rs`): a faster clock where racing
+//!   to idle is cheaper, the more accurate sub-network where it costs nothing;
+//! - *latency*: the least latency.
 //!
 //! **Down fast.** A forced move (a cheaper sub-network, or a faster clock) follows when 3 of the 8 newest
 //! inferences missed the target by their service time alone; when 5 of the 64 kept missed it at all
@@ -12,34 +16,41 @@
 //! they are served, or are dropped. A single late inference moves nothing.
 //!
 //! **A backlog is sprinted off.** When what already waits cannot be served in time, or one inference has
-//! been in flight for three times the target, the most accurate sub-network that can serve the queue runs at the highest OPP until the queue is gone, then the choice before
-//! returns. A burst or a stall thus costs a few frames of accuracy, no change of mind; sprinting much of
+//! been in flight for three times the target, the most accurate sub-network that can serve the queue runs at
+//! the highest OPP until the queue is gone, then the choice before returns. A burst or a stall thus costs a few frames of accuracy, no change of mind; sprinting much of
 //! the time is a failure of the choice.
 //!
-//! **Up slowly.** After `dwell-ms`, to a point whose predicted 95th percentile lies below 85 % of the
-//! target, and which has not failed lately (`failures.rs`). A free move that fails is taken back to where
-//! it came from.
+//! **Up slowly.** After `dwell-ms`, to a point that is clearly better by the objective, whose predicted 95th
+//! percentile lies below 93 % of the target, and which has not failed lately (`failures.rs`). A free move
+//! that fails is taken back to where it came from.
 //!
 //! What it believes is in `model.rs`: one scale, learned fast from every inference, and shapes learned
-//! slowly, or taken from the application's profile, which also says where to begin. Without a measured OPP the one it asked for is taken to hold. On a `permille` domain the
-//! frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
+//! slowly, or taken from the application's profile, which also says where to begin. Without a measured OPP
+//! the one it asked for is taken to hold. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
 //!
-//! Parameters: `threads` of one inference (default 1), `dwell-ms` between free moves (default 1000).
+//! Parameters: `threads` of one inference (default 1), `dwell-ms` between free moves (default 1000),
+//! `idle-permille` of a domain's busy power that it draws idle (default 80), `knobs` = `both`, `dnn` (asks for
+//! no OPP) or `dvfs` (keeps to `subnet`, by default the most accurate), `learn` = `true` or `false` (believes
+//! the profile or the MACs to the end, whatever it sees; for ablations).
 
+mod choose;
 mod failures;
 mod model;
 mod window;
 
 use failures::Failures;
 use model::Model;
-use policy_sdk::{App, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View, log};
+use policy_sdk::predict::{IDLE_PERMILLE, Power, mul_div};
+use policy_sdk::{App, Binds, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View, log};
 use window::{Sample, Window};
 
 /// A free move wants the predicted 95th percentile below this share of the target, thousandths.
-const UP_MARGIN: u64 = 850;
+const UP_MARGIN: u64 = 930;
 /// A forced move aims here.
-const DOWN_MARGIN: u64 = 920;
+const DOWN_MARGIN: u64 = 950;
+/// A predicted power this far above the budget forces a move, thousandths.
+const OVER_BUDGET: u64 = 1050;
 /// Utilisation of the application's server that a choice may plan for, thousandths.
 const BUSY_MAX: u64 = 900;
 /// Of this many newest inferences ...
@@ -73,26 +84,22 @@ struct Point {
     opp: u16,
 }
 
-/// What keeps the application from its best sub-network.
+/// Which settings are the tuner's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Binds {
-    Nothing,
-    Target,
-    CoRunner,
-    Cap,
-    Floor,
-    Infeasible,
+enum Knobs {
+    Both,
+    Dnn,
+    Dvfs,
 }
 
-impl Binds {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing binds: the best sub-network",
-            Self::Target => "the latency target binds",
-            Self::CoRunner => "a co-runner binds: time goes on waiting for CPUs",
-            Self::Cap => "a cap on the clock binds",
-            Self::Floor => "the latency target is infeasible at the accuracy floor: below it",
-            Self::Infeasible => "the latency target is infeasible: cheapest sub-network, highest OPP",
+impl std::str::FromStr for Knobs {
+    type Err = ();
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "both" => Ok(Self::Both),
+            "dnn" => Ok(Self::Dnn),
+            "dvfs" => Ok(Self::Dvfs),
+            _ => Err(()),
         }
     }
 }
@@ -138,8 +145,16 @@ pub struct TandemTuner {
     order: Vec<u16>,
     threads: u8,
     dwell_ns: u64,
+    knobs: Knobs,
+    learns: bool,
+    idle_permille: u64,
 
     model: Model,
+    power: Power,
+    /// CPU time of others, thousandths of a CPU.
+    others: u64,
+    /// mW; the grant's or the target's, whichever is less.
+    budget_mw: Option<u32>,
     window: Window,
     failures: Failures,
     arrivals: Arrivals,
@@ -187,13 +202,29 @@ impl Tuner for TandemTuner {
     fn start(board: &Board, app: &App, params: &mut Params) -> Result<Self, String> {
         let domain = board.domains.first().ok_or("board without a domain")?;
         let threads = params.number("threads", 1..=app.threads_max.max(1), 1)?;
+        let knobs = params.get("knobs", "both, dnn or dvfs", Knobs::Both)?;
+        let subnet = params.index_of("subnet", app.subnets.iter().map(|s| s.name.as_str()))?;
+        let mut order = order(app)?;
+        match (knobs, subnet) {
+            (Knobs::Dvfs, Some(subnet)) => order = vec![subnet],
+            (Knobs::Dvfs, None) => order.truncate(1),
+            (_, Some(_)) => return Err("parameter subnet: only with knobs = dvfs".into()),
+            (_, None) => {}
+        }
+        let idle_permille = params.number("idle-permille", 0..=1000, IDLE_PERMILLE)?;
         Ok(Self {
             domains: board.domains.clone(),
             limits: board.domains.iter().map(Domain::range).collect(),
-            order: order(app)?,
+            order,
             threads,
             dwell_ns: params.number("dwell-ms", 10..=60_000, 1000)? * 1_000_000,
+            knobs,
+            learns: params.get("learn", "true or false", true)?,
+            idle_permille,
             model: Model::new(app, 0, domain, threads),
+            power: Power::of(domain, idle_permille),
+            others: 0,
+            budget_mw: None,
             window: Window::new(),
             failures: Failures::new(app.subnets.len()),
             arrivals: Arrivals::default(),
@@ -239,10 +270,13 @@ impl Tuner for TandemTuner {
             None => self.begin(seen),
         };
         self.observe(seen, point);
-        self.learn(seen.at_ns);
+        if self.learns {
+            self.learn(seen.at_ns);
+        }
         let point = self.react(seen, point);
         self.say(seen.at_ns, point);
-        Choice { subnet: point.subnet, threads: self.threads, ask: Some(point.opp) }
+        let ask = (self.knobs != Knobs::Dnn).then_some(point.opp);
+        Choice { subnet: point.subnet, threads: self.threads, ask, binds: self.binds }
     }
 }
 
@@ -251,14 +285,29 @@ impl TandemTuner {
     fn surroundings(&mut self, seen: &View) {
         if seen.grant.domain != self.domain && self.domains.get(usize::from(seen.grant.domain)).is_some() {
             self.domain = seen.grant.domain;
-            self.model.granted(self.domain, &self.domains[usize::from(self.domain)]);
+            let domain = &self.domains[usize::from(self.domain)];
+            self.model.granted(self.domain, domain);
+            self.power = Power::of(domain, self.idle_permille);
+            self.window = Window::new();
+            self.trial = None;
+            self.sprint = None;
             self.failures.clear();
             self.point = None;
         }
         let i = usize::from(self.domain);
         let top = self.domains[i].top();
         let hi = self.limits[i].hi.min(seen.domain.cap.unwrap_or(top)).min(top);
-        self.range = OppRange { lo: self.limits[i].lo.min(hi), hi };
+        let lo = if self.knobs == Knobs::Dnn { hi } else { self.limits[i].lo.min(hi) };
+        self.range = OppRange { lo, hi };
+        self.budget_mw = match (seen.grant.power_mw, seen.grant.target.power_mw) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if let Some(run) = seen.other.run_ns {
+            let now = mul_div(run, 1000, seen.window_ns);
+            // Forgets over some 32 ticks.
+            self.others = (self.others * 31 + now.min(64_000)) / 32;
+        }
         if let Some(point) = &mut self.point {
             point.opp = point.opp.clamp(self.range.lo, hi);
         }
@@ -279,7 +328,7 @@ impl TandemTuner {
         let within = self.order.iter().rev().find(|s| self.meets_floor(**s));
         let subnet = within.or(self.order.last()).copied().unwrap_or(0);
         let cheapest = Point { subnet, opp: self.range.hi };
-        let best = self.target.latency_ns.and(self.model.expected()).and_then(|scale| {
+        let best = self.model.expected().and_then(|scale| {
             let present = Present { now_ns: seen.at_ns, point: cheapest, scale, waits: (0, false) };
             self.best(0, &present, UP_MARGIN)
         });
@@ -287,11 +336,6 @@ impl TandemTuner {
         self.point = Some(point);
         self.since_ns = seen.at_ns;
         point
-    }
-
-    fn meets_floor(&self, subnet: u16) -> bool {
-        let top1 = self.app.subnets.get(usize::from(subnet)).map_or(0, |s| s.top1);
-        self.target.top1.is_none_or(|floor| top1 >= floor)
     }
 
     /// Folds the window's inferences and arrivals in.
@@ -367,7 +411,8 @@ impl TandemTuner {
     /// The point for this tick.
     fn react(&mut self, seen: &View, point: Point) -> Point {
         let now_ns = seen.at_ns;
-        let scale = self.window.scale(now_ns);
+        let learned = self.window.scale(now_ns);
+        let scale = if self.learns { learned } else { self.model.expected().or(learned) };
         if self.failing(seen, point, scale) {
             return self.give_up(now_ns, point, scale);
         }
@@ -438,85 +483,13 @@ impl TandemTuner {
         let overrun = median.is_some_and(|m| enough && self.busy(point, m) > 1000);
         let slow = self.window.slow(SLOW_OF) >= SLOW_MIN;
         let late = self.window.late() >= LATE_MIN;
-        dropped || overrun || slow || late
-    }
-
-    /// Utilisation of the application's server at that point, thousandths.
-    fn busy(&self, point: Point, median: u64) -> u64 {
-        let service_us = self.model.service(point.subnet, point.opp, median) / 1000;
-        let window_us = (self.arrivals.time_ns / 1000).max(1);
-        service_us.saturating_mul(self.arrivals.count).saturating_mul(1000) / window_us
-    }
-
-    /// The predicted 95th percentile of latency there. Waits are carried over from the present point:
-    /// with the service time and `1 / (1 - busy)` where inferences arrive together and wait for one
-    /// another, and with the chance to find the server busy as well where they arrive singly (M/G/1).
-    fn latency(&self, p: Point, now: Point, (wait_ns, together): (u64, bool), scale: (u64, u64)) -> u64 {
-        let weight_us = |p: Point| {
-            let busy = self.busy(p, scale.0).min(950);
-            let chance = if together { 1000 } else { busy };
-            (self.model.service(p.subnet, p.opp, scale.0) / 1000).saturating_mul(chance) / (1000 - busy)
-        };
-        let wait_us = (wait_ns / 1000).saturating_mul(weight_us(p)) / weight_us(now).max(1);
-        self.model.service(p.subnet, p.opp, scale.1).saturating_add(wait_us.saturating_mul(1000))
-    }
-
-    /// What other points are predicted from.
-    fn present(&self, now_ns: u64, now: Point, scale: (u64, u64)) -> Present {
-        let some = self.model.service(now.subnet, now.opp, scale.0) / 16;
-        let waits = match self.busy(now, scale.0) {
-            // Overloaded: the wait only tells for how long.
-            1000.. => (0, false),
-            busy => {
-                let (wait_ns, waited) = self.window.waits(now_ns, self.generation, some);
-                (wait_ns, waited > busy.saturating_mul(2))
-            }
-        };
-        Present { now_ns, point: now, scale, waits }
-    }
-
-    /// The lowest OPP at which `subnet` holds `margin` thousandths of the target.
-    fn lowest(&self, subnet: u16, at: &Present, margin: u64) -> Option<u16> {
-        let Present { now_ns, point: now, scale, waits } = *at;
-        let holds = |opp: u16| {
-            let p = Point { subnet, opp };
-            let in_time = self.target.latency_ns.is_none_or(|target| {
-                self.latency(p, now, waits, scale) <= (target / 1000).saturating_mul(margin)
-            });
-            in_time && self.busy(p, scale.0) <= BUSY_MAX
-        };
-        let mut lo = self.range.lo.max(self.failures.open_from(subnet, now_ns, scale.0));
-        let mut hi = self.range.hi;
-        if lo > hi || !holds(hi) {
-            return None;
-        }
-        // A faster clock never makes it slower: bisect.
-        while lo < hi {
-            let mid = lo + (hi - lo) / 2;
-            if holds(mid) { hi = mid } else { lo = mid + 1 }
-        }
-        Some(lo)
-    }
-
-    /// The best point among `order[from..]`: at the floor with `margin`, at the floor just so, below it.
-    fn best(&self, from: usize, present: &Present, margin: u64) -> Option<Point> {
-        let at = |floor: bool, margin: u64| {
-            self.order
-                .iter()
-                .skip(from)
-                .filter(|s| self.meets_floor(**s) == floor)
-                .find_map(|s| self.lowest(*s, present, margin).map(|opp| Point { subnet: *s, opp }))
-        };
-        at(true, margin).or_else(|| at(true, 1000)).or_else(|| at(false, margin))
-    }
-
-    fn place(&self, subnet: u16) -> usize {
-        self.order.iter().position(|s| *s == subnet).unwrap_or(0)
+        let dear = median.is_some_and(|m| enough && !self.affordable(point, m, OVER_BUDGET));
+        dropped || overrun || slow || late || dear
     }
 
     /// Leaves a point that fails for one that should hold.
     fn give_up(&mut self, now_ns: u64, point: Point, scale: Option<(u64, u64)>) -> Point {
-        let cheapest = Point { subnet: self.order.last().copied().unwrap_or(0), opp: self.range.hi };
+        let cheapest = self.cheapest(scale.map_or(0, |(median, _)| median));
         if let Some(trial) = self.trial.take() {
             // The move itself is the likeliest cause: back to what worked, without what it seemed to show.
             self.failures.record(point.subnet, point.opp, now_ns, self.since_ns, trial.scale_ns);
@@ -543,15 +516,13 @@ impl TandemTuner {
         self.go(now_ns, next.unwrap_or(cheapest))
     }
 
-    /// Weighs a free move: more accuracy, or the same at a lower OPP.
+    /// Weighs a free move.
     fn review(&mut self, now_ns: u64, point: Point, scale: (u64, u64)) -> Point {
         let present = self.present(now_ns, point, scale);
         let Some(next) = self.best(0, &present, UP_MARGIN) else {
             return point;
         };
-        let (from, to) = (self.place(point.subnet), self.place(next.subnet));
-        let better = to < from || (to == from && next.opp < point.opp);
-        if better {
+        if self.better(next, &present) {
             self.infeasible = false;
             self.trial = Some(Trial { from: point, scale_ns: scale.0 });
             return self.go(now_ns, next);
@@ -573,27 +544,14 @@ impl TandemTuner {
 
     /// Says on edges what binds.
     fn say(&mut self, now_ns: u64, point: Point) {
-        let best = self.place(point.subnet) == 0;
-        let capped = self.range.hi < self.domains[usize::from(self.domain)].top();
-        let binds = match () {
-            () if self.infeasible => Binds::Infeasible,
-            () if !self.meets_floor(point.subnet) => Binds::Floor,
-            () if best => Binds::Nothing,
-            () if capped => Binds::Cap,
-            () if self.waits >= 150_000 => Binds::CoRunner,
-            () => Binds::Target,
-        };
+        let binds = self.bound_by(point);
         let first_or_due = self.said_ns == 0 || now_ns.saturating_sub(self.said_ns) >= SAY_NS;
         if self.binds != Some(binds) && first_or_due && self.sprint.is_none() {
             self.binds = Some(binds);
             self.said_ns = now_ns;
             let subnet = self.app.subnets.get(usize::from(point.subnet)).map_or("", |s| s.name.as_str());
-            log::info(&format!(
-                "{}: {} (sub-network {subnet}, OPP {})",
-                self.app.name,
-                binds.words(),
-                point.opp
-            ));
+            let words = self.words(binds);
+            log::info(&format!("{}: {words} (sub-network {subnet}, OPP {})", self.app.name, point.opp));
         }
     }
 }

@@ -15,6 +15,7 @@
 //! and the scale to begin with is known too. What is measured is still corrected by sub-network, half as
 //! fast: the machine may have changed since.
 
+use policy_sdk::predict::{inverse, mul_div, times};
 use policy_sdk::{App, Domain, Subnet};
 
 /// Fixed point of a factor: 1 << 20 = 1.
@@ -76,28 +77,14 @@ impl Model {
 
     /// Another domain: its clock's effect is known from a profile, or not yet.
     pub fn granted(&mut self, at: u16, domain: &Domain) {
-        let top = domain.opps.last().map_or(1, |o| o.freq);
-        let inverse = |f: u64| u128::from(top) * 1000 / u128::from(f.max(1));
-        self.inverse.clear();
-        self.inverse.extend(
-            domain
-                .opps
-                .iter()
-                .map(|o| u64::try_from(inverse(o.freq)).unwrap_or(1 << 20).clamp(1000, 1 << 20)),
-        );
+        self.inverse = inverse(domain);
         self.insensitive = 0;
-        self.read_profile(at);
+        self.read_profile(at, domain);
     }
 
-    fn read_profile(&mut self, at: u16) {
+    fn read_profile(&mut self, at: u16, domain: &Domain) {
         self.tables.clear();
-        let of = |s: &Subnet, ns: fn(&policy_sdk::Measured) -> u64| {
-            let here = s.measured.iter().filter(|m| m.domain == at && m.threads == self.threads);
-            let mut known: Vec<(usize, u64)> = here.map(|m| (usize::from(m.opp), ns(m))).collect();
-            known.retain(|(opp, ns)| *opp < self.inverse.len() && *ns > 0);
-            known.sort_unstable();
-            interpolate(&known, &self.inverse)
-        };
+        let of = |s: &Subnet, ns: fn(&policy_sdk::Measured) -> u64| times(s, at, domain, self.threads, ns);
         let medians: Vec<_> = self.subnets.iter().map(|s| of(s, |m| m.p50_ns)).collect();
         let largest = (0..self.subnets.len()).max_by_key(|i| self.subnets[*i].macs);
         let p90 = largest.and_then(|i| of(&self.subnets[i], |m| m.p90_ns).last().copied());
@@ -186,35 +173,6 @@ impl Model {
                 c.correction = (c.correction * 7 + 1000) / 8;
             }
         }
-    }
-}
-
-/// Times at all OPPs from those `known`, by rising OPP: between two of them by a line in `1 / f`, beyond them
-/// as `1 / f` itself. Nothing from nothing.
-fn interpolate(known: &[(usize, u64)], inverse: &[u64]) -> Vec<u64> {
-    let (Some(first), Some(last)) = (known.first(), known.last()) else { return vec![] };
-    let at = |opp: usize| {
-        let above = known.partition_point(|(o, _)| *o < opp);
-        match (above.checked_sub(1).and_then(|i| known.get(i)), known.get(above)) {
-            (_, Some(&(o, ns))) if o == opp => ns,
-            (Some(&(a, slow)), Some(&(b, fast))) => {
-                let (x, x_a, x_b) = (inverse[opp], inverse[a], inverse[b]);
-                let share = mul_div(slow.abs_diff(fast), x.saturating_sub(x_b), x_a.saturating_sub(x_b));
-                if slow >= fast { fast + share } else { fast.saturating_sub(share) }
-            }
-            (None, _) => mul_div(first.1, inverse[opp], inverse[first.0]),
-            (_, None) => mul_div(last.1, inverse[opp], inverse[last.0]),
-        }
-    };
-    (0..inverse.len()).map(at).collect()
-}
-
-/// `a * b / c`, which fits 64 bits but for spans of hours.
-fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    let c = c.max(1);
-    match a.checked_mul(b) {
-        Some(product) => product / c,
-        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
     }
 }
 

@@ -10,8 +10,8 @@
 
 use policy_sdk::testing::{BoardBuilder, MS, app, params, slo};
 use policy_sdk::{
-    Allocator, App, AppSample, Board, Choice, DomainSample, Done, Grant, Measured, OtherSample, Snapshot,
-    Tuner, View,
+    Allocator, App, AppSample, Binds, Board, Choice, DomainSample, Done, Grant, Measured, Objective,
+    OtherSample, Snapshot, Tuner, View,
 };
 use std::collections::VecDeque;
 use tandem_allocator::TandemAllocator;
@@ -245,7 +245,7 @@ impl Plant {
     fn switches(&self, seconds: u64) -> usize {
         let recent: Vec<&Choice> =
             self.log.iter().filter(|(at, ..)| at + seconds * SECOND > self.now).map(|(_, c, _)| c).collect();
-        recent.windows(2).filter(|w| w[0] != w[1]).count()
+        recent.windows(2).filter(|w| (w[0].subnet, w[0].ask) != (w[1].subnet, w[1].ask)).count()
     }
 
     /// Mean index of the chosen sub-network over the last `seconds`, hundredths.
@@ -295,6 +295,107 @@ fn profiled(latency_ms: u64) -> App {
         subnet.measured = (0..).zip(&KHZ).map(at).collect();
     }
     app
+}
+
+/// One CPU with a power for each OPP, mW.
+fn powered(mw: [u32; 4]) -> Board {
+    let mut board = BoardBuilder::new().khz("cpu", &[0], &KHZ).build();
+    for (opp, mw) in board.domains[0].opps.iter_mut().zip(mw) {
+        opp.power_mw = Some(mw);
+    }
+    board
+}
+
+fn wanting(objective: Objective, top1: Option<u16>, power_mw: Option<u32>) -> App {
+    let mut app = network(50, top1);
+    app.target.objective = objective;
+    app.target.power_mw = power_mw;
+    app
+}
+
+/// Power by the cube of the clock, about.
+const CONVEX: [u32; 4] = [100, 500, 1500, 3200];
+
+#[test]
+fn energy_first_runs_the_floor_at_the_cheapest_clock_that_holds() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Energy, Some(8600), None));
+    p.run(20);
+    // Three quarters take 15.6 ms at the top, 31 at half, 62 at a quarter of the clock.
+    assert_eq!((p.choice.subnet, p.choice.ask), (2, Some(1)));
+    assert_eq!(p.choice.binds, Some(Binds::Top1));
+    assert!(p.missed(15) <= 50, "{}", p.missed(15));
+    assert_eq!(p.switches(10), 0);
+}
+
+#[test]
+fn energy_first_without_a_floor_takes_the_cheapest_sub_network() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Energy, None, None));
+    p.run(20);
+    assert_eq!((p.choice.subnet, p.choice.ask, p.choice.binds), (0, Some(0), Some(Binds::Nothing)));
+}
+
+#[test]
+fn racing_to_idle_is_taken_where_it_is_cheaper() {
+    // Half the clock draws nearly what three quarters draw: 31 ms of it cost more than 21 of the faster.
+    let mut p = Plant::new(powered([700, 1300, 1500, 3200]), wanting(Objective::Energy, Some(8600), None));
+    p.run(20);
+    assert_eq!((p.choice.subnet, p.choice.ask), (2, Some(2)));
+}
+
+#[test]
+fn latency_first_is_as_fast_as_its_budget_allows() {
+    let at = |budget| {
+        let mut p = Plant::new(powered(CONVEX), wanting(Objective::Latency, Some(8900), budget));
+        p.run(20);
+        (p.choice.subnet, p.choice.ask, p.choice.binds)
+    };
+    assert_eq!(at(None), (3, Some(3), Some(Binds::Top1)));
+    // 24 ms of 60 at the top: 3200 mW x (8 + 92 x 0.41) % = 1.46 W; 32 ms of 60 at 1.5 GHz: 0.86 W.
+    assert_eq!(at(Some(1000)), (3, Some(2), Some(Binds::Top1)));
+}
+
+#[test]
+fn a_budget_costs_accuracy_first_its_accuracy_and_no_more_than_needed() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Accuracy, None, Some(400)));
+    p.run(20);
+    // The largest wants 1.5 GHz, 0.86 W; three quarters at 1 GHz 0.29 W.
+    assert_eq!((p.choice.subnet, p.choice.ask), (2, Some(1)));
+    // Later there is less: 0.15 W.
+    p.app.target.power_mw = Some(150);
+    p.run(20);
+    assert!(p.choice.subnet < 2, "{:?}", p.choice);
+    assert!(p.missed(10) <= 50, "{}", p.missed(10));
+}
+
+#[test]
+fn one_knob_alone_is_left_to_others_or_held() {
+    for (knobs, subnet, asks) in [("dnn", None, false), ("dvfs", None, true), ("dvfs", Some("50"), true)] {
+        let (board, app) = (powered(CONVEX), wanting(Objective::Energy, Some(8400), None));
+        let mut given = vec![("knobs", knobs)];
+        given.extend(subnet.map(|s| ("subnet", s)));
+        let mut p = Plant::new(board, app);
+        p.tuner = policy_sdk::start_tuner(&p.board, &p.app, params(&given)).unwrap();
+        p.run(10);
+        assert_eq!(p.choice.ask.is_some(), asks, "{knobs}");
+        let expected = if knobs == "dvfs" && subnet.is_none() { 3 } else { 1 };
+        assert_eq!(p.choice.subnet, expected, "{knobs} {subnet:?}");
+    }
+}
+
+#[test]
+fn without_learning_a_wrong_profile_is_believed() {
+    let mut app = profiled(50);
+    app.target.objective = Objective::Energy;
+    app.target.top1 = Some(8900);
+    let run = |learn| {
+        let mut p = Plant::new(powered(CONVEX), app.clone());
+        p.tuner = policy_sdk::start_tuner(&p.board, &p.app, params(&[("learn", learn)])).unwrap();
+        // Twice as fast as the profile says.
+        p.full_ns = 12 * MS;
+        p.run(20);
+        p.choice.ask
+    };
+    assert_eq!((run("true"), run("false")), (Some(1), Some(2)));
 }
 
 #[test]

@@ -152,7 +152,7 @@ impl Tuner for Part {
         Ok(())
     }
     fn decide(&mut self, _: &View<'_>) -> Result<AppChoice, PolicyError> {
-        Ok(AppChoice { subnet: SubnetIndex(0), threads: 1, ask: Some(OppIndex(0)) })
+        Ok(AppChoice { subnet: SubnetIndex(0), threads: 1, ask: Some(OppIndex(0)), binds: None })
     }
 }
 
@@ -464,7 +464,8 @@ fn a_domain_follows_its_own_applications_only() {
     let mut seen = Snapshot::new(1, 2, 0);
     seen.apps = vec![AppSample::new(AppSlot(0)); 3];
     let on = |domain| Some(Grant { domain: DomainId(domain), ..grant() });
-    let ask = |opp| Some(AppChoice { subnet: SubnetIndex(0), threads: 1, ask: Some(OppIndex(opp)) });
+    let ask =
+        |opp| Some(AppChoice { subnet: SubnetIndex(0), threads: 1, ask: Some(OppIndex(opp)), binds: None });
     let answers = Answers {
         allocation: Allocation {
             domains: vec![

@@ -227,6 +227,8 @@ impl Packed for Grant {
         row.option(self.power_mw.map(u32::to_le_bytes));
         row.option(self.target.latency_ns.map(u64::to_le_bytes));
         row.option(self.target.top1.map(u16::to_le_bytes));
+        row.option(self.target.power_mw.map(u32::to_le_bytes));
+        row.put([self.target.objective as u8]);
     }
 }
 

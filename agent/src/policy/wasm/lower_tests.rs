@@ -253,9 +253,14 @@ fn every_sample_is_lowered_as_the_derived_code_does() {
         cores: 0x77,
         weight: N16 + 1,
         power: Some(Milliwatts(N32)),
-        target: policy::Slo { latency: Some(Nanos(N64)), top1: Some(CentiPercent(N16 + 2)) },
+        target: policy::Slo {
+            latency: Some(Nanos(N64)),
+            top1: Some(CentiPercent(N16 + 2)),
+            power: Some(Milliwatts(N32 + 1)),
+            objective: policy::Objective::Latency,
+        },
     };
-    let free = policy::Grant { power: None, target: policy::Slo { latency: None, top1: None }, ..grant };
+    let free = policy::Grant { power: None, target: policy::Slo::default(), ..grant };
     same::<_, Grant, derived::Grant>("grant", &[grant, free, grant]);
 
     same::<_, Done, derived::Done>("done", &[done(), ours::Done { subnet: SubnetIndex(1), ..done() }]);

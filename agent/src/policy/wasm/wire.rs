@@ -96,6 +96,42 @@ pub struct Slo {
     #[component(name = "latency-ns")]
     pub latency_ns: Option<u64>,
     pub top1: Option<u16>,
+    #[component(name = "power-mw")]
+    pub power_mw: Option<u32>,
+    pub objective: Objective,
+}
+
+#[derive(ComponentType, Lower, Lift, Clone, Copy, Debug, Default)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Objective {
+    #[default]
+    #[component(name = "accuracy")]
+    Accuracy,
+    #[component(name = "energy")]
+    Energy,
+    #[component(name = "latency")]
+    Latency,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[component(enum)]
+#[repr(u8)]
+pub enum Binds {
+    #[component(name = "nothing")]
+    Nothing,
+    #[component(name = "latency")]
+    Latency,
+    #[component(name = "top1")]
+    Top1,
+    #[component(name = "power")]
+    Power,
+    #[component(name = "cap")]
+    Cap,
+    #[component(name = "co-runner")]
+    CoRunner,
+    #[component(name = "infeasible")]
+    Infeasible,
 }
 
 #[derive(ComponentType, Lower, Clone, Debug)]
@@ -295,6 +331,7 @@ pub struct Choice {
     subnet: u16,
     threads: u8,
     ask: Option<u16>,
+    binds: Option<Binds>,
 }
 
 impl From<units::Source> for Source {
@@ -371,13 +408,33 @@ pub fn ranges(buffer: &mut Vec<OppRange>, limits: &Limits) {
 
 impl From<policy::Slo> for Slo {
     fn from(s: policy::Slo) -> Self {
-        Self { latency_ns: s.latency.map(|l| l.0), top1: s.top1.map(|t| t.0) }
+        let objective = match s.objective {
+            policy::Objective::Accuracy => Objective::Accuracy,
+            policy::Objective::Energy => Objective::Energy,
+            policy::Objective::Latency => Objective::Latency,
+        };
+        Self {
+            latency_ns: s.latency.map(|l| l.0),
+            top1: s.top1.map(|t| t.0),
+            power_mw: s.power.map(|p| p.0),
+            objective,
+        }
     }
 }
 
 impl From<Slo> for policy::Slo {
     fn from(s: Slo) -> Self {
-        Self { latency: s.latency_ns.map(Nanos), top1: s.top1.map(CentiPercent) }
+        let objective = match s.objective {
+            Objective::Accuracy => policy::Objective::Accuracy,
+            Objective::Energy => policy::Objective::Energy,
+            Objective::Latency => policy::Objective::Latency,
+        };
+        Self {
+            latency: s.latency_ns.map(Nanos),
+            top1: s.top1.map(CentiPercent),
+            power: s.power_mw.map(Milliwatts),
+            objective,
+        }
     }
 }
 
@@ -462,7 +519,16 @@ impl From<DomainOrder> for policy::DomainOrder {
 
 impl From<Choice> for policy::AppChoice {
     fn from(c: Choice) -> Self {
-        Self { subnet: SubnetIndex(c.subnet), threads: c.threads, ask: c.ask.map(OppIndex) }
+        let binds = c.binds.map(|b| match b {
+            Binds::Nothing => policy::Binds::Nothing,
+            Binds::Latency => policy::Binds::Latency,
+            Binds::Top1 => policy::Binds::Top1,
+            Binds::Power => policy::Binds::Power,
+            Binds::Cap => policy::Binds::Cap,
+            Binds::CoRunner => policy::Binds::CoRunner,
+            Binds::Infeasible => policy::Binds::Infeasible,
+        });
+        Self { subnet: SubnetIndex(c.subnet), threads: c.threads, ask: c.ask.map(OppIndex), binds }
     }
 }
 

@@ -3,12 +3,13 @@
 use super::domain::SimDomain;
 use super::{find, mask};
 use crate::policy::{App, Grant, Slo};
+use crate::profile::Measured;
 use crate::sim::model::Model;
 use crate::sim::run_queue::Task;
 use crate::sim::scenario::Scenario;
 use crate::sim::sched::Place;
 use crate::sim::stream::{Stream, noisy, random};
-use crate::units::{AppSlot, Nanos, SubnetIndex};
+use crate::units::{AppSlot, DomainId, Nanos, OppIndex, SubnetIndex};
 use channel::msg::DecisionMsg;
 use rand_pcg::Pcg64Mcg;
 use std::collections::VecDeque;
@@ -30,6 +31,32 @@ pub(super) struct Flight {
     /// Alone at the reference, ns.
     pub work_ns: f64,
     pub finish: Nanos,
+}
+
+/// What `tandem profile` finds of a sub-network on a quiet board: at the lowest, the middle and the top OPP of each
+/// domain. `time_ns`: at the reference, on CPUs and on a device. The 90th percentile by the noise, which is normal.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; hours of ns fit")]
+fn measured(model: &Model, time_ns: [f64; 2], noise: f64) -> Vec<Measured> {
+    const Z90: f64 = 1.2816;
+    let mut points = Vec::new();
+    for (id, domain) in (0..).map(DomainId).zip(&model.board.domains) {
+        let alone = time_ns[usize::from(domain.cpus.is_empty())];
+        let slow = model.slowness(id);
+        let top = domain.top().0;
+        let mut opps = vec![0, top / 2, top];
+        opps.dedup();
+        for opp in opps {
+            let ns = alone * slow[usize::from(opp)];
+            points.push(Measured {
+                domain: id,
+                opp: OppIndex(opp),
+                threads: 1,
+                p50: Nanos(ns as u64),
+                p90: Nanos((ns * (1.0 + Z90 * noise)) as u64),
+            });
+        }
+    }
+    points
 }
 
 #[derive(Debug)]
@@ -82,20 +109,26 @@ impl SimApp {
         let last = plan.network.subnets.len() - 1;
         let subnet = u32::try_from(subnet.unwrap_or(last).min(last)).unwrap_or(0);
         let time = |cost: &[f64]| cost.iter().map(|c| c * largest_ns).collect();
+        let time_ns: [Vec<f64>; 2] = [time(&plan.network.on_cpu), time(&plan.network.on_gpu)];
+        let noise = model.constant("service-noise");
+        let mut subnets = plan.network.subnets.clone();
+        for (i, subnet) in subnets.iter_mut().enumerate() {
+            subnet.measured = measured(model, [time_ns[0][i], time_ns[1][i]], noise);
+        }
         Ok(Self {
             app: App {
                 slot: AppSlot(slot),
                 name: plan.name.clone(),
-                subnets: plan.network.subnets.clone(),
+                subnets,
                 threads_max: 1,
                 target: plan.target_at(Nanos(0)),
             },
             target: plan.target_at(Nanos(0)),
-            time_ns: [time(&plan.network.on_cpu), time(&plan.network.on_gpu)],
+            time_ns,
             queue_max: plan.queue,
             pinned: mask(&plan.cpus),
             stream: Stream::new(&plan.frames, scenario.length, random(seed, u64::from(slot) * 2)),
-            noise: model.constant("service-noise"),
+            noise,
             rng: random(seed, u64::from(slot) * 2 + 1),
             waiting: VecDeque::with_capacity(plan.queue),
             flight: None,

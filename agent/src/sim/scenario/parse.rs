@@ -1,6 +1,7 @@
 //! Scenario files: TOML to [`Scenario`], checked. All errors of a file come out at once.
 
 use super::{AppPlan, CoRunner, Frames, Happening, MachineEvent, Scenario};
+use crate::config::{objective, power};
 use crate::policy::Slo;
 use crate::sim::network::{NAMES, Network};
 use crate::toml_errors::{BadToml, Problems, Section, read_text};
@@ -240,6 +241,8 @@ fn read_targets(section: &mut Section<'_>, end: Nanos, network: Option<&Network>
         let at = one.opt::<f64>("at-s");
         let latency = one.opt::<f64>("latency-ms");
         let top1 = one.opt::<f64>("top1");
+        let power = power(&mut one);
+        let objective = objective(&mut one);
         let span = at.as_ref().map_or(one.span(), Spanned::span);
         let from = Nanos::from_secs(at.map_or(0.0, Spanned::into_inner));
         if from > end {
@@ -268,7 +271,7 @@ fn read_targets(section: &mut Section<'_>, end: Nanos, network: Option<&Network>
         }
         one.close();
         let latency = latency.map(|l| Nanos::from_secs(l.into_inner() / 1000.0));
-        targets.push((from, Slo { latency, top1: floor }));
+        targets.push((from, Slo { latency, top1: floor, power, objective: objective.unwrap_or_default() }));
     }
     if targets.is_empty() {
         section.wrong("no `targets`, e.g. targets = [{ latency-ms = 33.3 }]");
@@ -404,7 +407,7 @@ ambient-c = 50.0
         assert_eq!(cam.largest, Some(Nanos(16_700_000)));
         assert_eq!(cam.frames, Frames::Periodic { period: Nanos(33_333_333), phase: Nanos::from_ms(5) });
         assert_eq!(cam.target_at(Nanos::from_ms(9999)).top1, Some(CentiPercent(8800)));
-        let later = Slo { latency: Some(Nanos::from_ms(20)), top1: None };
+        let later = Slo { latency: Some(Nanos::from_ms(20)), ..Slo::default() };
         assert_eq!(cam.target_at(Nanos::from_ms(10_000)), later);
         assert_eq!(mic.frames, Frames::Bursty { period: Nanos::from_ms(1000), count: 5 });
         assert_eq!((mic.queue, &mic.cpus[..], s.co_runners[0].nice, s.events.len()), (2, &[1][..], 5, 2));

@@ -60,7 +60,7 @@ impl Tuner for Hostile {
     }
 
     fn decide(&mut self, _: &View) -> Choice {
-        let mut out = Choice { subnet: 0, threads: 1, ask: None };
+        let mut out = Choice { subnet: 0, threads: 1, ask: None, binds: None };
         if self.after > 0 {
             self.after -= 1;
             return out;

@@ -1,0 +1,114 @@
+//! What both levels predict with: service times of a profile at every OPP, and the mean power of a domain.
+
+use crate::{Domain, Measured, Subnet};
+
+/// Share of the busy power that an idle domain draws where nobody says otherwise, thousandths. Assumed; the
+/// parameter `idle-permille` of the policies changes it.
+pub const IDLE_PERMILLE: u64 = 80;
+
+/// `f_top / f` in thousandths, by OPP.
+pub fn inverse(domain: &Domain) -> Vec<u64> {
+    let top = domain.opps.last().map_or(1, |o| o.freq);
+    let inverse = |f: u64| u128::from(top) * 1000 / u128::from(f.max(1));
+    let one = |o: &crate::Opp| u64::try_from(inverse(o.freq)).unwrap_or(1 << 20).clamp(1000, 1 << 20);
+    domain.opps.iter().map(one).collect()
+}
+
+/// Service times of `subnet` at every OPP of the domain at place `at`, ns, from what a profile measured there
+/// with so many threads: between two measured OPPs by a line in `1 / f`, beyond them as `1 / f` itself. Empty
+/// if nothing was measured.
+pub fn times(subnet: &Subnet, at: u16, domain: &Domain, threads: u8, of: fn(&Measured) -> u64) -> Vec<u64> {
+    let here = subnet.measured.iter().filter(|m| m.domain == at && m.threads == threads);
+    let mut known: Vec<(usize, u64)> = here.map(|m| (usize::from(m.opp), of(m))).collect();
+    known.retain(|(opp, ns)| *opp < domain.opps.len() && *ns > 0);
+    known.sort_unstable();
+    interpolate(&known, &inverse(domain))
+}
+
+/// Times at all OPPs from those `known`, by rising OPP. Nothing from nothing.
+fn interpolate(known: &[(usize, u64)], inverse: &[u64]) -> Vec<u64> {
+    let (Some(first), Some(last)) = (known.first(), known.last()) else { return vec![] };
+    let at = |opp: usize| {
+        let above = known.partition_point(|(o, _)| *o < opp);
+        match (above.checked_sub(1).and_then(|i| known.get(i)), known.get(above)) {
+            (_, Some(&(o, ns))) if o == opp => ns,
+            (Some(&(a, slow)), Some(&(b, fast))) => {
+                let (x, x_a, x_b) = (inverse[opp], inverse[a], inverse[b]);
+                let share = mul_div(slow.abs_diff(fast), x.saturating_sub(x_b), x_a.saturating_sub(x_b));
+                if slow >= fast { fast + share } else { fast.saturating_sub(share) }
+            }
+            (None, _) => mul_div(first.1, inverse[opp], inverse[first.0]),
+            (_, None) => mul_div(last.1, inverse[opp], inverse[last.0]),
+        }
+    };
+    (0..inverse.len()).map(at).collect()
+}
+
+/// `a * b / c`, at most `u64::MAX`; `c` = 0 counts as 1.
+pub fn mul_div(a: u64, b: u64, c: u64) -> u64 {
+    let c = c.max(1);
+    match a.checked_mul(b) {
+        Some(product) => product / c,
+        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
+    }
+}
+
+/// Mean power of a domain: `P(opp) * (idle + (1 - idle) * util)`.
+#[derive(Clone, Debug)]
+pub struct Power {
+    /// With all CPUs busy, uW, by OPP.
+    busy_uw: Vec<u64>,
+    idle_permille: u64,
+    known: bool,
+}
+
+impl Power {
+    /// By the board's powers. Where one is missing, a stand-in for all: `(f / f_top)^3` of a watt, which orders
+    /// OPPs as voltage and clock rising together would; no budget can be held against it.
+    pub fn of(domain: &Domain, idle_permille: u64) -> Self {
+        let known = domain.opps.iter().all(|o| o.power_mw.is_some_and(|mw| mw > 0));
+        let cubed = |x: &u64| 1_000_000_000_000_000 / (x * x * x / 1000).max(1) / 1000;
+        let busy_uw = if known {
+            domain.opps.iter().map(|o| u64::from(o.power_mw.unwrap_or(0)) * 1000).collect()
+        } else {
+            inverse(domain).iter().map(cubed).collect()
+        };
+        Self { busy_uw, idle_permille: idle_permille.min(1000), known }
+    }
+
+    /// Whether it is in real microwatts.
+    pub fn known(&self) -> bool {
+        self.known
+    }
+
+    /// At an OPP with its CPUs busy for `util` thousandths of the time, uW.
+    pub fn mean_uw(&self, opp: u16, util: u64) -> u64 {
+        let busy = self.busy_uw.get(usize::from(opp)).copied().unwrap_or(u64::MAX / 1_000_000);
+        let share = self.idle_permille * 1000 + (1000 - self.idle_permille) * util.min(1000);
+        busy.saturating_mul(share) / 1_000_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::BoardBuilder;
+
+    #[test]
+    fn mean_power_lies_between_idle_and_busy() {
+        let mut board = BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000]).build();
+        let domain = &mut board.domains[0];
+        for (opp, mw) in domain.opps.iter_mut().zip([100, 400]) {
+            opp.power_mw = Some(mw);
+        }
+        let power = Power::of(domain, 100);
+        assert!(power.known());
+        assert_eq!((power.mean_uw(0, 0), power.mean_uw(0, 1000)), (10_000, 100_000));
+        assert_eq!(power.mean_uw(1, 500), 220_000);
+        domain.opps[0].power_mw = None;
+        let power = Power::of(domain, 100);
+        assert!(!power.known());
+        // Half the clock, an eighth of the power.
+        assert_eq!((power.mean_uw(0, 1000), power.mean_uw(1, 1000)), (125_000, 1_000_000));
+    }
+}

@@ -1,0 +1,349 @@
+//! Which domain each application runs on, and what a power budget leaves each domain.
+//!
+//! For every way to place the applications it predicts, from their profiles, what each needs on its domain
+//! (the sub-network that its bounds and its objective ask for, at the lowest OPP that holds them), how many
+//! then miss a bound, how much accuracy is lost, and what the board draws: a domain runs at the highest OPP
+//! that anyone on it needs. A domain without a profile of an application is no choice for it, so without
+//! profiles everybody stays.
+//!
+//! How the machine differs from the profile is learned per application and domain: the ratio of service times
+//! seen to those predicted. A co-runner is such a difference. What is known of a domain where the application
+//! does not run fades.
+
+use policy_sdk::predict::{Power, mul_div, times};
+use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo};
+
+/// A target is planned to this share, thousandths: medians are predicted, 95th percentiles are wanted.
+const MARGIN: u64 = 900;
+/// Utilisation of a CPU that may be planned for, thousandths.
+const BUSY_MAX: u64 = 900;
+/// Arrivals are counted over this long, and known after this much and so many.
+const ARRIVALS_NS: u64 = 4_000_000_000;
+const KNOWN_NS: u64 = 1_000_000_000;
+const KNOWN_MIN: u64 = 3;
+/// A move must save this much power, thousandths ...
+const SAVES: u64 = 900;
+/// ... and comes this long after the one before.
+const DWELL_NS: u64 = 3_000_000_000;
+/// A domain left because bounds did not hold there is barred this long, twice as long if that happens again soon.
+const BARRED_NS: u64 = 10_000_000_000;
+const BARRED_MAX_NS: u64 = 160_000_000_000;
+/// What is known of a domain not used fades by one part in so many each second: it halves in a minute.
+const FADE: u64 = 87;
+const FADE_EVERY_NS: u64 = 1_000_000_000;
+/// Bounds of a learned ratio, thousandths.
+const BIAS: std::ops::RangeInclusive<u64> = 250..=8000;
+/// Placements are found by trying one application at a time, so often.
+const ROUNDS: usize = 2;
+
+/// One application.
+#[derive(Debug)]
+pub struct Candidate {
+    /// By domain, then sub-network, then OPP, ns; empty where the profile says nothing.
+    times: Vec<Vec<Vec<u64>>>,
+    top1: Vec<u16>,
+    target: Slo,
+    /// By domain, thousandths.
+    bias: Vec<u64>,
+    arrived: u64,
+    counted_ns: u64,
+    unfaded_ns: u64,
+    /// Where it runs.
+    pub domain: u16,
+    /// By domain: until when it is barred, and for how long the last time, ns.
+    barred: Vec<(u64, u64)>,
+}
+
+impl Candidate {
+    /// On `domain` until more is known.
+    pub fn new(app: &App, domains: &[Domain], domain: u16) -> Self {
+        let table = |(at, d): (u16, &Domain)| {
+            let of = |s| times(s, at, d, 1, |m| m.p50_ns);
+            let all: Vec<Vec<u64>> = app.subnets.iter().map(of).collect();
+            if all.iter().any(Vec::is_empty) { vec![] } else { all }
+        };
+        Self {
+            times: (0..).zip(domains).map(table).collect(),
+            top1: app.subnets.iter().map(|s| s.top1).collect(),
+            target: app.target,
+            bias: vec![1000; domains.len()],
+            arrived: 0,
+            counted_ns: 0,
+            unfaded_ns: 0,
+            domain,
+            barred: vec![(0, 0); domains.len()],
+        }
+    }
+
+    /// The same application with another target, or with the same again.
+    pub fn retarget(&mut self, target: Slo) {
+        self.target = target;
+        self.barred.fill((0, 0));
+    }
+
+    fn bar(&mut self, domain: u16, now_ns: u64) {
+        let Some((until, lasted)) = self.barred.get_mut(usize::from(domain)) else { return };
+        let soon = *lasted > 0 && now_ns < until.saturating_add(lasted.saturating_mul(4));
+        *lasted = if soon { (*lasted * 2).min(BARRED_MAX_NS) } else { BARRED_NS };
+        *until = now_ns.saturating_add(*lasted);
+    }
+
+    /// Folds a window in; `opp` is its domain's.
+    pub fn observe(&mut self, seen: &AppSample, opp: Option<u16>, window_ns: u64) {
+        self.arrived = self.arrived.saturating_add(u64::from(seen.arrived));
+        self.counted_ns = self.counted_ns.saturating_add(window_ns);
+        if self.counted_ns > ARRIVALS_NS {
+            self.arrived /= 2;
+            self.counted_ns /= 2;
+        }
+        let here = usize::from(self.domain);
+        self.unfaded_ns = self.unfaded_ns.saturating_add(window_ns);
+        if self.unfaded_ns >= FADE_EVERY_NS {
+            self.unfaded_ns = 0;
+            for (d, bias) in self.bias.iter_mut().enumerate() {
+                if d != here {
+                    *bias = (*bias * (FADE - 1) + 1000) / FADE;
+                }
+            }
+        }
+        let Some(table) = self.times.get(here).filter(|t| !t.is_empty()) else { return };
+        for done in &seen.finished {
+            let predicted =
+                opp.and_then(|o| table.get(usize::from(done.subnet))?.get(usize::from(o)).copied());
+            if let (Some(predicted), true) = (predicted, done.service_ns > 0) {
+                let ratio = mul_div(done.service_ns, 1000, predicted).clamp(*BIAS.start(), *BIAS.end());
+                self.bias[here] = (self.bias[here] * 15 + ratio) / 16;
+            }
+        }
+    }
+
+    fn known(&self) -> bool {
+        self.counted_ns >= KNOWN_NS && self.arrived >= KNOWN_MIN
+    }
+
+    fn can(&self, domain: usize) -> bool {
+        self.times.get(domain).is_some_and(|t| !t.is_empty())
+    }
+
+    /// Service time there, ns.
+    fn service(&self, domain: usize, subnet: usize, opp: u16) -> u64 {
+        mul_div(self.times[domain][subnet][usize::from(opp)], self.bias[domain], 1000)
+    }
+
+    /// Share of a CPU it takes there, thousandths.
+    fn busy(&self, domain: usize, subnet: usize, opp: u16) -> u64 {
+        let work = self.service(domain, subnet, opp).saturating_mul(self.arrived);
+        mul_div(work, 1000, self.counted_ns)
+    }
+
+    fn meets_floor(&self, subnet: usize) -> bool {
+        self.target.top1.is_none_or(|floor| self.top1[subnet] >= floor)
+    }
+}
+
+/// What an application needs on a domain.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    subnet: usize,
+    opp: u16,
+    /// Its bounds hold.
+    holds: bool,
+}
+
+/// How good a placement is; smaller is better, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    /// Applications whose bounds do not hold.
+    missing: usize,
+    /// Hundredths of a point given up by those that want accuracy.
+    given_up: u64,
+    /// Service times of those that want latency, us.
+    latency_us: u64,
+    power_uw: u64,
+}
+
+/// Places applications.
+#[derive(Debug)]
+pub struct Assigner {
+    domains: Vec<Domain>,
+    power: Vec<Power>,
+    moved_ns: u64,
+}
+
+impl Assigner {
+    /// Nothing placed yet.
+    pub fn new(domains: &[Domain], idle_permille: u64) -> Self {
+        Self {
+            domains: domains.to_vec(),
+            power: domains.iter().map(|d| Power::of(d, idle_permille)).collect(),
+            moved_ns: 0,
+        }
+    }
+
+    /// A target changed: what is best may have changed with it.
+    pub fn reconsider(&mut self) {
+        self.moved_ns = 0;
+    }
+
+    /// Moves applications if that is clearly better; answers whether it did.
+    pub fn place(&mut self, apps: &mut [Candidate], ranges: &[OppRange], now_ns: u64) -> bool {
+        let due = self.moved_ns == 0 || now_ns.saturating_sub(self.moved_ns) >= DWELL_NS;
+        let choices = apps.iter().any(|a| (0..self.domains.len()).filter(|d| a.can(*d)).count() > 1);
+        // Powers that are stand-ins say nothing about one domain against another.
+        let comparable = self.power.iter().all(Power::known);
+        if !due || !choices || !comparable || !apps.iter().all(Candidate::known) {
+            return false;
+        }
+        let now: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
+        if (0..apps.len()).any(|i| !apps[i].can(now[i])) {
+            return false; // where it is cannot be compared with
+        }
+        let stands = self.cost(apps, &now, ranges);
+        let mut best = (stands, now.clone());
+        for _ in 0..ROUNDS {
+            for i in 0..apps.len() {
+                let open = |d: &usize| apps[i].can(*d) && (*d == now[i] || apps[i].barred[*d].0 <= now_ns);
+                for d in (0..self.domains.len()).filter(open) {
+                    let mut other = best.1.clone();
+                    other[i] = d;
+                    let cost = self.cost(apps, &other, ranges);
+                    if cost < best.0 {
+                        best = (cost, other);
+                    }
+                }
+            }
+        }
+        let (cost, to) = best;
+        let better = (cost.missing, cost.given_up) < (stands.missing, stands.given_up)
+            || cost.latency_us * 1000 < stands.latency_us * SAVES
+            || cost.power_uw < stands.power_uw / 1000 * SAVES;
+        if to == now || !better {
+            return false;
+        }
+        for (app, d) in apps.iter_mut().zip(to) {
+            let d = u16::try_from(d).unwrap_or(0);
+            if d != app.domain {
+                if cost.missing < stands.missing {
+                    app.bar(app.domain, now_ns);
+                }
+                app.domain = d;
+            }
+        }
+        self.moved_ns = now_ns;
+        true
+    }
+
+    /// What each domain may draw of a budget for all, mW: what its applications need, and of the rest in
+    /// proportion; what idle domains draw comes first.
+    pub fn divide(&self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) -> Vec<u32> {
+        let at: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
+        let known = apps.iter().zip(&at).all(|(a, d)| a.known() && a.can(*d));
+        let needs: Vec<u64> = (0..self.domains.len())
+            .map(|d| match known {
+                true => self.draws(apps, &at, d, ranges),
+                false => u64::from(at.contains(&d)),
+            })
+            .collect();
+        let idle: u64 = (0..needs.len()).filter(|d| known && !at.contains(d)).map(|d| needs[d]).sum();
+        let used: u64 = (0..needs.len()).filter(|d| at.contains(d)).map(|d| needs[d]).sum();
+        let left = (u64::from(budget_mw) * 1000).saturating_sub(idle);
+        let part = |uw: u64| u32::try_from(mul_div(left, uw, used) / 1000).unwrap_or(u32::MAX);
+        needs.into_iter().map(part).collect()
+    }
+
+    fn cost(&self, apps: &[Candidate], at: &[usize], ranges: &[OppRange]) -> Cost {
+        let mut cost = Cost { missing: 0, given_up: 0, latency_us: 0, power_uw: 0 };
+        for (d, range) in ranges.iter().enumerate() {
+            let (needs, opp) = self.needs(apps, at, d, *range);
+            for (i, need) in &needs {
+                let app = &apps[*i];
+                cost.missing += usize::from(!need.holds);
+                let best = app.top1.iter().max().copied().unwrap_or(0);
+                if app.target.objective == Objective::Accuracy || !need.holds {
+                    cost.given_up += u64::from(best.saturating_sub(app.top1[need.subnet]));
+                }
+                if app.target.objective == Objective::Latency {
+                    cost.latency_us += app.service(d, need.subnet, opp) / 1000;
+                }
+            }
+            cost.power_uw += self.drawn(apps, &needs, d, opp);
+        }
+        cost
+    }
+
+    /// Who is on the domain and needs what; its OPP then.
+    fn needs(
+        &self,
+        apps: &[Candidate],
+        at: &[usize],
+        d: usize,
+        range: OppRange,
+    ) -> (Vec<(usize, Need)>, u16) {
+        let here: Vec<usize> = (0..apps.len()).filter(|i| at[*i] == d).collect();
+        // More applications than CPUs: they may have to wait for one another, each for all in the worst case.
+        let shared = here.len() > self.domains[d].cpus.len().max(1);
+        let needs: Vec<(usize, Need)> = here
+            .iter()
+            .map(|i| {
+                let slowed = if shared { here.len() as u64 } else { 1 };
+                (*i, self.need(&apps[*i], d, range, slowed))
+            })
+            .collect();
+        let opp = needs.iter().map(|(_, n)| n.opp).max().unwrap_or(range.lo);
+        let busy: u64 = needs.iter().map(|(i, n)| apps[*i].busy(d, n.subnet, opp)).sum();
+        let over = busy > BUSY_MAX * self.domains[d].cpus.len().max(1) as u64;
+        let needs = needs.into_iter().map(|(i, n)| (i, Need { holds: n.holds && !over, ..n })).collect();
+        (needs, opp)
+    }
+
+    fn need(&self, app: &Candidate, d: usize, range: OppRange, slowed: u64) -> Need {
+        let holds = |subnet: usize, opp: u16| {
+            let ns = app.service(d, subnet, opp).saturating_mul(slowed);
+            app.target.latency_ns.is_none_or(|t| ns <= t / 1000 * MARGIN)
+                && app.busy(d, subnet, opp) <= BUSY_MAX
+        };
+        let lowest = |subnet: usize| (range.lo..=range.hi).find(|opp| holds(subnet, *opp));
+        let mut order: Vec<usize> = (0..app.top1.len()).collect();
+        order.sort_by_key(|s| (app.times[d][*s].last().copied(), std::cmp::Reverse(app.top1[*s])));
+        let above: Vec<usize> = order.iter().copied().filter(|s| app.meets_floor(*s)).collect();
+        let first = |list: &[usize]| list.iter().find_map(|s| Some((*s, lowest(*s)?)));
+        let last = |list: &[usize]| list.iter().rev().find_map(|s| Some((*s, lowest(*s)?)));
+        let found = match app.target.objective {
+            Objective::Accuracy => last(&above),
+            Objective::Energy | Objective::Latency => first(&above),
+        };
+        match found {
+            Some((subnet, _)) if app.target.objective == Objective::Latency => {
+                Need { subnet, opp: self.fastest(app, d, subnet, range), holds: true }
+            }
+            Some((subnet, opp)) => Need { subnet, opp, holds: true },
+            None => {
+                let (subnet, opp) = last(&order).unwrap_or((order[0], range.hi));
+                Need { subnet, opp, holds: false }
+            }
+        }
+    }
+
+    /// The highest OPP within the application's own budget.
+    fn fastest(&self, app: &Candidate, d: usize, subnet: usize, range: OppRange) -> u16 {
+        let cpus = self.domains[d].cpus.len().max(1) as u64;
+        let draws = |opp: u16| self.power[d].mean_uw(opp, app.busy(d, subnet, opp) / cpus);
+        let pays = |opp: &u16| app.target.power_mw.is_none_or(|mw| draws(*opp) <= u64::from(mw) * 1000);
+        (range.lo..=range.hi).rev().find(pays).unwrap_or(range.lo)
+    }
+
+    fn drawn(&self, apps: &[Candidate], needs: &[(usize, Need)], d: usize, opp: u16) -> u64 {
+        let cpus = self.domains[d].cpus.len().max(1) as u64;
+        let busy: u64 = needs.iter().map(|(i, n)| apps[*i].busy(d, n.subnet, opp).min(1000)).sum();
+        self.power[d].mean_uw(opp, busy / cpus)
+    }
+
+    fn draws(&self, apps: &[Candidate], at: &[usize], d: usize, ranges: &[OppRange]) -> u64 {
+        let (needs, opp) = self.needs(apps, at, d, ranges[d]);
+        self.drawn(apps, &needs, d, opp)
+    }
+}
+
+#[cfg(test)]
+#[path = "assign_tests.rs"]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use policy_sdk::Done;
+use policy_sdk::testing::{BoardBuilder, MS, app, slo};
+use policy_sdk::{Board, Measured};
+
+/// One little and one big CPU; the little one draws a tenth and takes three times as long at its top.
+fn board() -> Board {
+    let mut board = BoardBuilder::new()
+        .khz("little", &[0], &[500_000, 1_000_000])
+        .khz("big", &[1], &[1_000_000, 2_000_000])
+        .build();
+    for (domain, mw) in board.domains.iter_mut().zip([[60, 200], [700, 2000]]) {
+        for (opp, mw) in domain.opps.iter_mut().zip(mw) {
+            opp.power_mw = Some(mw);
+        }
+    }
+    board
+}
+
+/// 10 ms at the top of big, 30 ms at the top of little; the half takes half.
+fn camera(name: &str, latency_ms: u64, top1: Option<u16>) -> App {
+    let mut app = app(name, &[("half", 8000, 100), ("full", 9000, 200)]);
+    app.target = slo(Some(latency_ms), top1);
+    app.target.objective = Objective::Energy;
+    for (subnet, ms) in app.subnets.iter_mut().zip([5, 10]) {
+        for (domain, opp, times) in [(0, 0, 6), (0, 1, 3), (1, 0, 2), (1, 1, 1)] {
+            let p50_ns = ms * times * MS;
+            subnet.measured.push(Measured { domain, opp, threads: 1, p50_ns, p90_ns: p50_ns });
+        }
+    }
+    app
+}
+
+struct Bench {
+    board: Board,
+    assigner: Assigner,
+    apps: Vec<Candidate>,
+    now: u64,
+    /// Service times against the profile, by domain, thousandths.
+    truth: [u64; 2],
+    ranges: Vec<OppRange>,
+}
+
+fn bench(apps: &[App]) -> Bench {
+    let board = board();
+    Bench {
+        assigner: Assigner::new(&board.domains, 80),
+        apps: apps.iter().map(|a| Candidate::new(a, &board.domains, 1)).collect(),
+        now: 0,
+        truth: [1000, 1000],
+        ranges: board.domains.iter().map(Domain::range).collect(),
+        board,
+    }
+}
+
+impl Bench {
+    /// A frame each 50 ms for so long, at each domain's top; answers where they then are and how often any moved.
+    fn run(&mut self, seconds: u64) -> (Vec<u16>, usize) {
+        let mut moves = 0;
+        for _ in 0..seconds * 20 {
+            self.now += 50 * MS;
+            for app in &mut self.apps {
+                let d = usize::from(app.domain);
+                let opp = self.board.domains[d].top();
+                let profiled = app.times[d].get(1).map_or(10 * MS, |full| full[usize::from(opp)]);
+                let service_ns = profiled * self.truth[d] / 1000;
+                let done = Done { subnet: 1, service_ns, latency_ns: service_ns, ..Done::default() };
+                let seen = AppSample { arrived: 1, finished: vec![done], ..AppSample::default() };
+                app.observe(&seen, Some(opp), 50 * MS);
+            }
+            moves += usize::from(self.assigner.place(&mut self.apps, &self.ranges, self.now));
+        }
+        (self.apps.iter().map(|a| a.domain).collect(), moves)
+    }
+}
+
+#[test]
+fn a_stream_that_fits_moves_to_the_little_domain_and_stays() {
+    let mut b = bench(&[camera("cam", 40, Some(9000))]);
+    assert_eq!(b.run(30), (vec![0], 1));
+}
+
+#[test]
+fn a_stream_that_does_not_fit_stays_on_big() {
+    assert_eq!(bench(&[camera("cam", 20, Some(9000))]).run(30), (vec![1], 0));
+}
+
+#[test]
+fn without_a_profile_nobody_moves() {
+    let mut plain = app("cam", &[("half", 8000, 100), ("full", 9000, 200)]);
+    plain.target = slo(Some(40), None);
+    assert_eq!(bench(&[plain]).run(30), (vec![1], 0));
+}
+
+#[test]
+fn two_that_fit_only_apart_are_parted() {
+    // Each takes 30 of 50 ms of the little CPU.
+    let (places, _) = bench(&[camera("a", 45, Some(9000)), camera("b", 45, Some(9000))]).run(30);
+    assert_eq!(places.iter().sum::<u16>(), 1, "{places:?}");
+}
+
+#[test]
+fn a_co_runner_on_one_domain_drives_the_stream_to_the_other_without_oscillation() {
+    let mut b = bench(&[camera("cam", 40, Some(9000))]);
+    assert_eq!(b.run(20).0, [0]);
+    b.truth[0] = 2000;
+    assert_eq!(b.run(10).0, [1], "60 ms there now");
+    let (_, moves) = b.run(120);
+    assert!(moves <= 6, "{moves} moves in two minutes");
+    b.truth[0] = 1000;
+    assert_eq!(b.run(120).0, [0], "what was learned fades");
+}
+
+#[test]
+fn a_cap_on_the_clock_counts() {
+    let mut b = bench(&[camera("cam", 40, Some(9000))]);
+    b.ranges[0].hi = 0;
+    assert_eq!(b.run(20).0, [1], "60 ms at the lowest OPP of little");
+}
+
+#[test]
+fn a_budget_is_divided_by_need() {
+    let mut b = bench(&[camera("a", 40, Some(9000)), camera("b", 20, Some(9000))]);
+    b.run(20);
+    assert_eq!(b.apps.iter().map(|a| a.domain).collect::<Vec<_>>(), [0, 1]);
+    let parts = b.assigner.divide(1000, &b.apps, &b.ranges);
+    assert!(parts[1] > 3 * parts[0] && parts.iter().sum::<u32>().abs_diff(1000) <= 2, "{parts:?}");
+}
+
+#[test]
+fn an_infeasible_target_gives_way_in_accuracy_before_it_misses() {
+    // 10 ms at the top of big is too much of 10; the half takes 5.
+    let mut b = bench(&[camera("cam", 10, Some(9000))]);
+    b.run(5);
+    let need = b.assigner.need(&b.apps[0], 1, b.ranges[1], 1);
+    assert_eq!((need.subnet, need.holds), (0, false));
+}
