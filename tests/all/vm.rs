@@ -172,7 +172,8 @@ fn restore_test_passes_on_a_clean_agent_and_names_what_a_forgetful_one_left() {
     let share = share("stand-in").unwrap();
     let dir = scripts();
     let dir = dir.display();
-    let e2e = format!("SECONDS_EACH=1 CHANGES=200 CONFIG=none TANDEM='{dir}/stand-in-agent' sh '{dir}/e2e.sh'");
+    let e2e =
+        format!("SECONDS_EACH=1 CHANGES=200 CONFIG=none TANDEM='{dir}/stand-in-agent' sh '{dir}/e2e.sh'");
     let command = format!(
         "mkdir clean forgetful; OUT=/mnt/clean {e2e}; echo $? > clean/rc; FORGET=up_threshold ROUNDS=term OUT=/mnt/forgetful {e2e}; echo $? > forgetful/rc"
     );
