@@ -7,10 +7,11 @@
 //! - [`scenario`]: who runs, who wants what, who disturbs;
 //! - [`machine`]: what then happens, from event to event, governed by the agent or by the [`kernel`]'s own
 //!   governors ([`run_queue`], [`sched`], [`thermal`], [`stream`]);
-//! - [`policies`], [`native`]: what governs; [`run`]: one run; [`outcome`]: its figures; [`compare`]: several,
+//! - [`policies`], [`native`], [`beside`]: what governs; [`run`]: one run; [`outcome`]: its figures; [`compare`]: several,
 //!   and what hangs on an assumption; [`report`], [`command`]: `tandem sim`;
 //! - [`residency`]: a governor's clocks under a load, to be held against a kernel's.
 
+pub mod beside;
 pub mod command;
 pub mod compare;
 pub mod constant;

@@ -58,6 +58,7 @@ fn every_policy_decides_the_same_natively_and_as_wasm_over_every_scenario() {
         ("performance", "fixed"),
         ("powersave", "fixed"),
         ("schedutil", "fixed"),
+        ("performance", "dynamic-ofa"),
         ("tandem-allocator", "tandem-tuner"),
     ];
     let mut ticks = 0;

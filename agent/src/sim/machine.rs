@@ -4,7 +4,8 @@
 //! frames that arrive and finish, clocks that change, co-runners that come and go, what the scenario does to
 //! the machine, polls of the thermal zone and the kernel governors' moments.
 //!
-//! Either the agent governs it, through [`Machine`], or the kernel's own governors do ([`super::kernel`]).
+//! Either the agent governs it, through [`crate::governor::Machine`], or the kernel's own governors do ([`super::kernel`]),
+//! or both: the kernel the clocks, the agent the applications; or nobody does, and everything stays at one [`Point`].
 
 mod act;
 mod app;
@@ -45,6 +46,34 @@ pub enum Rule {
         /// Position of the sub-network of each application, or one for all; beyond its last: its last. Empty: the largest.
         subnets: Vec<usize>,
     },
+    /// A kernel governor sets the clocks; what the agent orders for applications gets through, OPPs do not.
+    Tuned {
+        /// On CPU domains.
+        cpus: Which,
+        /// On devices.
+        devices: Which,
+    },
+    /// Nobody: one operating point from the first moment to the last, under the caps.
+    Point(Point),
+}
+
+/// An operating point of the whole machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub struct Point {
+    /// OPP by domain.
+    pub opps: Vec<usize>,
+    /// Domain and sub-network by application.
+    pub apps: Vec<(usize, usize)>,
+}
+
+impl Rule {
+    /// The kernel's governors for CPU domains and for devices, if they set the clocks.
+    fn kernel(&self) -> Option<(Which, Which)> {
+        match self {
+            Self::Kernel { cpus, devices, .. } | Self::Tuned { cpus, devices } => Some((*cpus, *devices)),
+            Self::Agent | Self::Point(_) => None,
+        }
+    }
 }
 
 /// Why a scenario cannot run on a board.
@@ -105,7 +134,10 @@ pub struct SimMachine {
     temp_noise: f64,
     power_noise: f64,
     contention: f64,
-    agent: bool,
+    /// The kernel sets the clocks.
+    kernel: bool,
+    /// The agent's orders are carried out.
+    ordered: bool,
     cpus: usize,
     book: Book,
 }
@@ -121,14 +153,26 @@ impl SimMachine {
         for (id, _) in model.board.ids() {
             domains.push(SimDomain::new(model, id, kernel_of(model, id, rule)).map_err(unfit)?);
         }
-        let subnets = match rule {
-            Rule::Agent => &[][..],
-            Rule::Kernel { subnets, .. } => subnets,
-        };
         let mut apps = Vec::new();
         for i in 0..scenario.apps.len() {
-            let subnet = subnets.get(i).or(subnets.first()).copied();
-            apps.push(SimApp::new(i, scenario, model, subnet).map_err(unfit)?);
+            let (domain, subnet) = match rule {
+                Rule::Agent | Rule::Tuned { .. } => (None, None),
+                Rule::Kernel { subnets, .. } => (None, subnets.get(i).or(subnets.first()).copied()),
+                Rule::Point(point) => point.apps.get(i).copied().unzip(),
+            };
+            let mut app = SimApp::new(i, scenario, model, subnet).map_err(unfit)?;
+            if let Some(domain) = domain.filter(|d| *d < domains.len()) {
+                (app.domain, app.next_domain) = (domain, domain);
+            }
+            apps.push(app);
+        }
+        if let Rule::Point(point) = rule {
+            for (domain, opp) in domains.iter_mut().zip(&point.opps) {
+                domain.arrive((*opp).min(usize::from(domain.top().0)));
+                domain.set_power();
+                domain.moves = 0;
+                domain.moves_all = 0;
+            }
         }
         let (others, mut plan) = co_runners(model, scenario).map_err(unfit)?;
         plan.push((scenario.warm_up, Plan::Settled));
@@ -141,7 +185,7 @@ impl SimMachine {
         plan.sort_by_key(|(at, _)| *at);
         let mut machine = Self {
             now: Nanos(0),
-            clocks: Clocks::new(&domains, apps.len()),
+            clocks: Clocks::new(&domains, apps.len(), rule.kernel().is_none()),
             book: Book::new(&domains, apps.len(), scenario.co_runners.len()),
             cpus: model.board.domains.iter().flat_map(|d| &d.cpus).max().map_or(0, |c| *c as usize + 1),
             domains,
@@ -161,7 +205,8 @@ impl SimMachine {
             temp_noise: model.constant("temp-noise-c"),
             power_noise: model.constant("power-noise"),
             contention: model.constant("contention"),
-            agent: *rule == Rule::Agent,
+            kernel: rule.kernel().is_some(),
+            ordered: matches!(rule, Rule::Agent | Rule::Tuned { .. }),
         };
         machine.happen();
         Ok(machine)
@@ -300,16 +345,16 @@ fn mask(cpus: &[usize]) -> u64 {
 
 fn kernel_of(model: &Model, id: DomainId, rule: &Rule) -> Option<Kernel> {
     let domain = model.domain(id);
-    let Rule::Kernel { cpus, devices, .. } = rule else { return None };
+    let (cpus, devices) = rule.kernel()?;
     let which = if domain.cpus.is_empty() {
-        match *devices {
+        match devices {
             Which::SimpleOndemand { .. } => Which::SimpleOndemand {
                 poll: Nanos::from_secs(model.domain_constant(id, "poll-ms") / 1000.0),
             },
             other => other,
         }
     } else {
-        *cpus
+        cpus
     };
     let freqs: Vec<u64> = domain.opps.iter().map(|o| o.freq.raw).collect();
     Some(Kernel::new(which, &freqs, domain.cpus.len(), domain.transition_latency))

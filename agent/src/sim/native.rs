@@ -18,7 +18,7 @@ use policy_sdk as sdk;
 pub const ALLOCATORS: [&str; 6] =
     ["conservative", "ondemand", "performance", "powersave", "schedutil", "tandem-allocator"];
 /// Tuners by name.
-pub const TUNERS: [&str; 2] = ["fixed", "tandem-tuner"];
+pub const TUNERS: [&str; 3] = ["dynamic-ofa", "fixed", "tandem-tuner"];
 
 /// An allocator of that name, not started; `None`: no such.
 pub fn allocator(name: &str) -> Option<Box<dyn Allocator>> {
@@ -36,6 +36,7 @@ pub fn allocator(name: &str) -> Option<Box<dyn Allocator>> {
 /// A tuner of that name, not started; `None`: no such.
 pub fn tuner(name: &str) -> Option<Box<dyn Tuner>> {
     Some(match name {
+        "dynamic-ofa" => Box::new(NativeTuner::<dynamic_ofa::DynamicOfa>::new("dynamic-ofa")),
         "fixed" => Box::new(NativeTuner::<fixed::Fixed>::new("fixed")),
         "tandem-tuner" => Box::new(NativeTuner::<tandem_tuner::TandemTuner>::new("tandem-tuner")),
         _ => return None,

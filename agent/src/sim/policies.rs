@@ -1,4 +1,4 @@
-//! Which policies a run is about: `kernel:NAME` or `ALLOCATOR+TUNER`, with parameters.
+//! Which policies a run is about: `kernel:NAME`, `ALLOCATOR+TUNER` or `kernel:NAME+TUNER`, with parameters.
 //!
 //! | text | what serves |
 //! |---|---|
@@ -6,7 +6,10 @@
 //! | `tandem` | `tandem-allocator+tandem-tuner`, linked natively |
 //! | `ondemand+fixed?tuner.subnet=1` | native, the tuner with a parameter |
 //! | `a.wasm+b.wasm?weight-max=800` | two components |
+//! | `kernel:schedutil+dynamic-ofa?tuner.hold=true` | the kernel's governor sets the clocks, the tuner the sub-networks |
+//! | `kernel:schedutil+tandem-allocator+tandem-tuner` | the same with an upper level: domains, CPUs, weights |
 
+use super::beside::{Clockless, Grants};
 use super::kernel::Which;
 use super::machine::Rule;
 use super::native;
@@ -46,6 +49,15 @@ pub enum SpecKind {
     },
     /// A policy set.
     Set(SetSpec),
+    /// The kernel sets the clocks, a set the rest.
+    Tuned {
+        /// On CPUs.
+        cpus: Which,
+        /// On devices.
+        devices: Which,
+        /// Its wishes for clocks are dropped.
+        set: SetSpec,
+    },
 }
 
 /// A policy set.
@@ -56,10 +68,14 @@ pub struct SetSpec {
     tuner: Part,
     allocator_params: Vec<Param>,
     tuner_params: Vec<Param>,
+    /// The kernel has the clocks.
+    clockless: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Part {
+    /// No upper level: [`Grants`].
+    Plain,
     Native(String),
     File(PathBuf),
 }
@@ -73,7 +89,10 @@ impl Spec {
         let (what, query) = text.split_once('?').unwrap_or((text, ""));
         let params = params(text, query)?;
         let kind = match what.strip_prefix("kernel:") {
-            Some(name) => kernel(text, name, params)?,
+            Some(what) => match what.split_once('+') {
+                Some((name, set)) => tuned(text, name, set, params)?,
+                None => kernel(text, what, params)?,
+            },
             None => SpecKind::Set(set(text, what, params)?),
         };
         Ok(Self { text: text.into(), kind })
@@ -84,7 +103,13 @@ impl Spec {
     /// # Errors
     /// An application's network has no such sub-network.
     pub fn rule(&self, apps: &[AppPlan]) -> Result<Rule, String> {
-        let SpecKind::Kernel { cpus, devices, subnet } = &self.kind else { return Ok(Rule::Agent) };
+        let (cpus, devices, subnet) = match &self.kind {
+            SpecKind::Kernel { cpus, devices, subnet } => (cpus, devices, subnet),
+            SpecKind::Tuned { cpus, devices, .. } => {
+                return Ok(Rule::Tuned { cpus: *cpus, devices: *devices });
+            }
+            SpecKind::Set(_) => return Ok(Rule::Agent),
+        };
         let Some(named) = subnet else {
             return Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnets: vec![] });
         };
@@ -104,10 +129,18 @@ impl Spec {
         Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnets })
     }
 
+    /// The set that serves, if one does.
+    pub fn set(&self) -> Option<&SetSpec> {
+        match &self.kind {
+            SpecKind::Kernel { .. } => None,
+            SpecKind::Set(set) | SpecKind::Tuned { set, .. } => Some(set),
+        }
+    }
+
     /// Whether a Wasm engine is needed.
     pub fn wasm(&self) -> bool {
         let file = |p: &Part| matches!(p, Part::File(_));
-        matches!(&self.kind, SpecKind::Set(s) if file(&s.allocator) || file(&s.tuner))
+        self.set().is_some_and(|s| file(&s.allocator) || file(&s.tuner))
     }
 }
 
@@ -160,6 +193,24 @@ fn kernel(text: &str, name: &str, params: Vec<Param>) -> Result<SpecKind, String
     Ok(SpecKind::Kernel { cpus, devices, subnet })
 }
 
+/// `kernel:NAME+what`: the governor's parameters are its own, `tuner.*` the tuner's, the rest the allocator's.
+fn tuned(text: &str, name: &str, what: &str, params: Vec<Param>) -> Result<SpecKind, String> {
+    if let Some((_, value)) = params.iter().find(|(k, _)| k == "subnet") {
+        return Err(format!("{text}: subnet = {value:?}: the tuner chooses it; tuner.* is the tuner's"));
+    }
+    let governors = ["invariant", "rate-limit-us", "mhz"];
+    let (mine, others) = params.into_iter().partition(|(k, _): &Param| governors.contains(&k.as_str()));
+    let SpecKind::Kernel { cpus, devices, .. } = kernel(text, name, mine)? else {
+        return Err(format!("{text}: {name:?} is no kernel governor"));
+    };
+    let set = match what.split_once('+') {
+        Some(_) => set(text, what, others)?,
+        // Any allocator's name will do to read the rest; it is then taken out.
+        None => SetSpec { allocator: Part::Plain, ..set(text, &format!("performance+{what}"), others)? },
+    };
+    Ok(SpecKind::Tuned { cpus, devices, set: SetSpec { clockless: true, ..set } })
+}
+
 fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
     let (allocator, tuner) = match what.split_once('+') {
         Some(("tandem", t)) => ("tandem-allocator", t),
@@ -190,6 +241,7 @@ fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
         tuner: part(tuner, &native::TUNERS, "tuner")?,
         allocator_params,
         tuner_params: tuner_params.into_iter().map(strip).collect(),
+        clockless: false,
     })
 }
 
@@ -210,6 +262,7 @@ impl SetSpec {
             params.push((key.into(), home.into()));
         }
         let made = |part: &Part| match part {
+            Part::Plain => Ok(Made::Plain),
             Part::Native(name) => Ok(Made::Native(name.clone())),
             Part::File(path) => match engine {
                 Some(engine) => Compiled::load(engine, path).map(Made::Wasm),
@@ -225,6 +278,7 @@ impl SetSpec {
             tuner: made(&self.tuner)?,
             allocator_params: params,
             tuner_params: self.tuner_params.clone(),
+            clockless: self.clockless,
         }))
     }
 
@@ -242,6 +296,7 @@ impl SetSpec {
 }
 
 enum Made {
+    Plain,
     Native(String),
     Wasm(Compiled),
 }
@@ -252,6 +307,7 @@ struct Source {
     tuner: Made,
     allocator_params: Vec<Param>,
     tuner_params: Vec<Param>,
+    clockless: bool,
 }
 
 /// A host that stalls must not change a result: no call of ours lasts a second.
@@ -266,19 +322,21 @@ impl PolicySource for Source {
     }
 
     fn allocator(&self) -> Result<Box<dyn Allocator>, PolicyError> {
-        match &self.allocator {
-            Made::Native(name) => {
-                native::allocator(name).ok_or_else(|| unusable(name, "is not linked natively"))
-            }
-            Made::Wasm(code) => Ok(Box::new(WasmAllocator::new(code, patient())?)),
-        }
+        let made: Box<dyn Allocator> = match &self.allocator {
+            Made::Plain => Box::new(Grants::default()),
+            Made::Native(name) => native::allocator(name).ok_or_else(|| not_linked(name))?,
+            Made::Wasm(code) => Box::new(WasmAllocator::new(code, patient())?),
+        };
+        Ok(if self.clockless { Box::new(Clockless(made)) } else { made })
     }
 
     fn tuner(&self, _: &App) -> Result<Box<dyn Tuner>, PolicyError> {
-        match &self.tuner {
-            Made::Native(name) => native::tuner(name).ok_or_else(|| unusable(name, "is not linked natively")),
-            Made::Wasm(code) => Ok(Box::new(WasmTuner::new(code, patient())?)),
-        }
+        let made: Box<dyn Tuner> = match &self.tuner {
+            Made::Plain => return Err(unusable(&self.name, "has no tuner")),
+            Made::Native(name) => native::tuner(name).ok_or_else(|| not_linked(name))?,
+            Made::Wasm(code) => Box::new(WasmTuner::new(code, patient())?),
+        };
+        Ok(if self.clockless { Box::new(Clockless(made)) } else { made })
     }
 
     fn allocator_params(&self) -> &[Param] {
@@ -288,6 +346,10 @@ impl PolicySource for Source {
     fn tuner_params(&self) -> &[Param] {
         &self.tuner_params
     }
+}
+
+fn not_linked(name: &str) -> PolicyError {
+    unusable(name, "is not linked natively")
 }
 
 fn unusable(path: &str, reason: &str) -> PolicyError {
@@ -332,7 +394,7 @@ mod tests {
             ("kernel:schedutil?rate-limit-us=x", "rate-limit-us = \"x\": must be a whole number"),
             ("kernel:ondemand?mhz=3", "mhz = \"3\": unknown; known: subnet"),
             ("kernel:userspace", "give mhz"),
-            ("tandem+magic", "\"magic\" is no tuner; known: fixed, tandem-tuner"),
+            ("tandem+magic", "\"magic\" is no tuner; known: dynamic-ofa, fixed, tandem-tuner"),
             ("none.wasm", "none.wasm: no such file"),
             ("tandem?x", "\"x\": must be key=value"),
         ] {

@@ -3,7 +3,7 @@
 use super::kernel::Which;
 use super::machine::{Book, Rule, SimMachine, Unfit};
 use super::model::Model;
-use super::policies::{Spec, SpecKind};
+use super::policies::{SetSpec, Spec};
 use super::scenario::{AppPlan, Scenario};
 use crate::envelope::Envelope;
 use crate::governor::Governor;
@@ -69,13 +69,8 @@ impl Prepared {
     ) -> Result<Self, RunError> {
         let rule = spec.rule(&scenario.apps).map_err(RunError::Spec)?;
         let home = &model.domain(model.apps_on).name;
-        let set = match &spec.kind {
-            SpecKind::Kernel { .. } => None,
-            SpecKind::Set(set) => {
-                let loaded = set.load(engine, home).map_err(|error| refused(&spec.text, model, error))?;
-                Some(loaded)
-            }
-        };
+        let load = |set: &SetSpec| set.load(engine, home).map_err(|error| refused(&spec.text, model, error));
+        let set = spec.set().map(load).transpose()?;
         let engine = engine.filter(|_| spec.wasm()).cloned();
         let prepared = Self { text: spec.text.clone(), rule, set, engine };
         // Before anything runs: whatever refuses does so here.
