@@ -9,12 +9,14 @@
 //!   governors ([`run_queue`], [`sched`], [`thermal`], [`stream`]);
 //! - [`policies`], [`native`], [`beside`]: what governs; [`run`]: one run; [`outcome`]: its figures; [`compare`]: several,
 //!   and what hangs on an assumption; [`report`], [`command`]: `tandem sim`;
+//! - [`eval`]: `tandem eval`, policies x boards x scenarios against the kernel's governors;
 //! - [`residency`]: a governor's clocks under a load, to be held against a kernel's.
 
 pub mod beside;
 pub mod command;
 pub mod compare;
 pub mod constant;
+pub mod eval;
 pub mod fit;
 pub mod kernel;
 pub mod machine;

@@ -78,11 +78,10 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// The same with another source of its parts, made from this one's (to measure them, say).
+    /// The same with another source of its parts, made from this one's: to put a clock around their calls, say.
     #[must_use]
-    pub fn with_source(mut self, f: impl FnOnce(Arc<dyn PolicySource>) -> Arc<dyn PolicySource>) -> Self {
-        self.set = self.set.map(f);
-        self
+    pub fn timed(&self, f: impl FnOnce(Arc<dyn PolicySource>) -> Arc<dyn PolicySource>) -> Self {
+        Self { text: self.text.clone(), rule: self.rule.clone(), set: self.set.clone().map(f), engine: self.engine.clone() }
     }
 
     fn governor(

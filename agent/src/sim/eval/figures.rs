@@ -151,6 +151,12 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
+/// NaN of nothing.
+pub fn mean(values: &[f64]) -> f64 {
+    let count = u32::try_from(values.len()).map_or(f64::NAN, f64::from);
+    values.iter().sum::<f64>() / count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
