@@ -5,7 +5,7 @@ mod guests;
 use guests::{Guest, app, apps, board, full_grant, snapshot};
 use std::path::{Path, PathBuf};
 use tandem::policy::wasm::{FILE_BYTES, PolicyKind, WasmAllocator, WasmEngine, WasmLimits, WasmTuner, check};
-use tandem::policy::{Allocation, Allocator, AppChoice, Grant, Limits, PolicyError, Tuner, View};
+use tandem::policy::{Allocation, Allocator, AppChoice, Binds, Grant, Limits, PolicyError, Tuner, View};
 use tandem::snapshot::Snapshot;
 use tandem::units::{Nanos, OppIndex, SubnetIndex};
 
@@ -103,6 +103,8 @@ fn a_well_behaved_pair_is_understood() {
     assert_eq!(out.grants[1].unwrap().weight, 100);
     let choice = host.choose(&Guest::tuner(1, 4, Some(3))).unwrap();
     assert_eq!(choice, AppChoice { subnet: SubnetIndex(1), threads: 4, ask: Some(OppIndex(3)), binds: None });
+    let bound = host.choose(&Guest::tuner(1, 4, None).data(136, &[1, 4])).unwrap();
+    assert_eq!((bound.ask, bound.binds), (None, Some(Binds::Cap)));
 }
 
 #[test]
@@ -254,7 +256,7 @@ fn a_refusal_keeps_its_words() {
 #[test]
 fn a_flood_of_log_lines_is_swallowed() {
     let host = Host::new();
-    let import = r#"(import "tandem:policy/host@0.1.0" "log" (func $log (param i32 i32 i32)))"#;
+    let import = r#"(import "tandem:policy/host@0.2.0" "log" (func $log (param i32 i32 i32)))"#;
     let flood = "(func $flood (local $left i32) (local.set $left (i32.const 1000))
         (loop (call $log (i32.const 2) (i32.const 1024) (i32.const 2000))
               (br_if 0 (local.tee $left (i32.sub (local.get $left) (i32.const 1))))))";
@@ -311,10 +313,10 @@ fn an_import_besides_the_log_is_refused() {
         .wit("import host;", "import host; import now: func() -> u64;")
         .more(r#"(import "$root" "now" (func $now (result i64)))"#)
         .decide("(drop (call $now))");
-    says(&host.check(&own.component()), &["imports `now`", "only `tandem:policy/host@0.1.0`"]);
+    says(&host.check(&own.component()), &["imports `now`", "only `tandem:policy/host@0.2.0`"]);
     let more = Guest::allocator(2, 2)
         .wit("log: func(", "random: func() -> u64; log: func(")
-        .more(r#"(import "tandem:policy/host@0.1.0" "random" (func $random (result i64)))"#)
+        .more(r#"(import "tandem:policy/host@0.2.0" "random" (func $random (result i64)))"#)
         .decide("(drop (call $random))");
     says(&host.check(&more.component()), &["imports what is not there", "random"]);
 }

@@ -42,7 +42,7 @@ pub fn order(ask: Option<u16>, cap: Option<u16>) -> Vec<u8> {
 }
 
 pub fn grant(domain: u16, cores: u8, weight: u16) -> Vec<u8> {
-    let mut bytes = vec![0; 48];
+    let mut bytes = vec![0; 56];
     bytes[0] = 1;
     bytes[8..10].copy_from_slice(&domain.to_le_bytes());
     bytes[10] = cores;
@@ -76,7 +76,7 @@ impl Guest {
     pub fn tuner(subnet: u16, threads: u8, ask: Option<u16>) -> Self {
         let [lo, hi] = subnet.to_le_bytes();
         let [ask_lo, ask_hi] = ask.unwrap_or(0).to_le_bytes();
-        let choice = vec![lo, hi, threads, 0, u8::from(ask.is_some()), 0, ask_lo, ask_hi];
+        let choice = vec![lo, hi, threads, 0, u8::from(ask.is_some()), 0, ask_lo, ask_hi, 0, 0];
         Self { world: "tuner", data: vec![(128, choice)], ..Self::allocator(0, 0) }
     }
 
@@ -118,7 +118,7 @@ impl Guest {
             _ => (
                 "(param i32)",
                 "(param i32)",
-                r#"(func (export "app") (param i32 i32 i32 i32 i32 i32 i64 i32 i32)
+                r#"(func (export "app") (param i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32)
                     (global.set $next (i32.const 4096)))"#,
             ),
         };

@@ -126,6 +126,37 @@ impl Plan {
     }
 }
 
+/// One group's arguments; `base` begins the arena.
+fn group(base: *mut f32, p: &ProductStep, g: usize) -> Product {
+    let outputs = p.output.shape.channels / p.groups;
+    let inputs = p.input.shape.channels / p.groups;
+    let first = p.before.0 * p.input.row + p.before.1 * p.input.pixel;
+    Product {
+        input: base.wrapping_add(p.input.at).wrapping_sub(first).wrapping_add(g * inputs),
+        pixel: p.input.pixel,
+        row: p.input.row,
+        height: p.input.shape.height,
+        width: p.input.shape.width,
+        taps: p.taps,
+        stride: p.stride,
+        padding: p.before,
+        bordered: p.bordered,
+        zeros: ZEROS.as_ptr(),
+        depth: p.depth,
+        weights: p.dense.data[g * p.dense.group()..].as_ptr(),
+        lanes: p.dense.lanes(),
+        panel: p.dense.panel(),
+        tap: p.tap,
+        scale: p.epilogue.scale[g * outputs..].as_ptr(),
+        bias: p.epilogue.bias[g * outputs..].as_ptr(),
+        residual: p.residual.map_or(std::ptr::null(), |r| base.wrapping_add(r).wrapping_add(g * outputs)),
+        output: base.wrapping_add(p.output.at).wrapping_add(g * outputs),
+        output_pixel: p.output.pixel,
+        out: (p.output.shape.height, p.output.shape.width),
+        activation: p.epilogue.activation,
+    }
+}
+
 /// One inference under way. `base` begins an arena as large as the plan wants, borrowed for the run.
 struct Run<'a, 'p> {
     base: *mut f32,
@@ -207,53 +238,27 @@ impl Run<'_, '_> {
         }
     }
 
-    fn group(&self, p: &ProductStep, g: usize) -> Product {
-        let outputs = p.output.shape.channels / p.groups;
-        let inputs = p.input.shape.channels / p.groups;
-        let first = p.before.0 * p.input.row + p.before.1 * p.input.pixel;
-        Product {
-            input: self.at(p.input.at).wrapping_sub(first).wrapping_add(g * inputs),
-            pixel: p.input.pixel,
-            row: p.input.row,
-            height: p.input.shape.height,
-            width: p.input.shape.width,
-            taps: p.taps,
-            stride: p.stride,
-            padding: p.before,
-            bordered: p.bordered,
-            zeros: ZEROS.as_ptr(),
-            depth: p.depth,
-            weights: p.dense.data[g * p.dense.group()..].as_ptr(),
-            lanes: p.dense.lanes(),
-            panel: p.dense.panel(),
-            tap: p.tap,
-            scale: p.epilogue.scale[g * outputs..].as_ptr(),
-            bias: p.epilogue.bias[g * outputs..].as_ptr(),
-            residual: p.residual.map_or(std::ptr::null(), |r| self.at(r).wrapping_add(g * outputs)),
-            output: self.at(p.output.at).wrapping_add(g * outputs),
-            output_pixel: p.output.pixel,
-            out: (p.output.shape.height, p.output.shape.width),
-            activation: p.epilogue.activation,
-        }
-    }
-
+    /// All groups are one job: their outputs lie apart (a multiple of a panel each), and a join for each would
+    /// cost as much as a small group.
     fn product(&mut self, p: &ProductStep) {
         let (kernel, outputs) = (self.kernel, p.output.shape.channels / p.groups);
-        for g in 0..p.groups {
-            let args = Args(self.group(p, g));
-            let (all, panels) = (p.output.shape.pixels(), outputs.div_ceil(p.dense.lanes()));
-            let parts = self.parts(all * p.taps.0 * p.taps.1 * p.depth * outputs);
-            let block = (BLOCK / p.depth / ROWS).max(1) * ROWS;
-            let pixels = Cut::new(all, ROWS, parts.max(all.div_ceil(block)));
-            // What the pixels cannot be cut into, the panels are, in fours: a tile's width.
-            let panels = Cut::new(panels, 4, parts.div_ceil(pixels.count()));
-            assert!(pixels.count() * panels.count() <= TASKS_MAX, "{all} pixels");
+        let (all, panels) = (p.output.shape.pixels(), outputs.div_ceil(p.dense.lanes()));
+        let work = p.groups * all * p.taps.0 * p.taps.1 * p.depth * outputs;
+        let parts = self.parts(work).div_ceil(p.groups);
+        let block = (BLOCK / p.depth / ROWS).max(1) * ROWS;
+        let pixels = Cut::new(all, ROWS, parts.max(all.div_ceil(block)));
+        // What the pixels cannot be cut into, the panels are, in fours: a tile's width.
+        let panels = Cut::new(panels, 4, parts.div_ceil(pixels.count()));
+        let each = pixels.count() * panels.count();
+        assert!(p.groups * each <= TASKS_MAX, "{all} pixels, {} groups", p.groups);
+        let base = Args(self.base);
+        self.crew.run(p.groups * each, &|i| {
+            let (g, i) = (i / each, i % each);
+            let (x, n) = (i / panels.count(), i % panels.count());
+            let args = group(*base.get(), p, g);
             // SAFETY: see `layer`.
-            self.crew.run(pixels.count() * panels.count(), &|i| unsafe {
-                let (x, n) = (i / panels.count(), i % panels.count());
-                kernel.product(args.get(), pixels.piece(x), panels.piece(n));
-            });
-        }
+            unsafe { kernel.product(&args, pixels.piece(x), panels.piece(n)) };
+        });
     }
 
     fn depthwise(&mut self, d: &DepthwiseStep) {

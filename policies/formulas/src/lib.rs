@@ -20,7 +20,12 @@ pub mod weight;
 
 /// `a * b / c` without overflow, rounded down, at most `u64::MAX`. `c` = 0 counts as 1.
 pub fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    u64::try_from(u128::from(a) * u128::from(b) / u128::from(c.max(1))).unwrap_or(u64::MAX)
+    let c = c.max(1);
+    match a.checked_mul(b) {
+        // WebAssembly has no division of 128 bits: it is a loop.
+        Some(product) => product / c,
+        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
+    }
 }
 
 /// The load that `dbs_update()` computes, `100 * (wall - idle) / wall`, from a utilisation

@@ -4,6 +4,8 @@
 //! Parameter `domain` = name or index of the domain the applications are granted (default: the first
 //! one with CPUs). A rule may read more.
 
+pub mod schedutil;
+
 use policy_sdk::{
     Allocation, Allocator, App, Board, Domain, DomainOrder, DomainSample, Grant, OppRange, Params, Slo,
     Snapshot,

@@ -9,56 +9,8 @@
 //! counts alone). A domain whose utilisation is not measured is left alone; one whose OPP is not measured
 //! counts as being where it was last asked to be.
 
-use formulas::{pelt, relation::Table, schedutil};
-use kernel_style::{KernelStyle, Rule};
-use policy_sdk::{Domain, DomainSample, OppRange, Params};
-
-/// The rule of one domain.
-#[derive(Debug)]
-pub struct Schedutil {
-    freqs: Vec<u64>,
-    pelt: bool,
-    /// From the first window on: a policy swapped in must not think the CPU was idle before.
-    average: Option<pelt::Average>,
-    asked: Option<u16>,
-}
-
-impl Rule for Schedutil {
-    fn start(domain: &Domain, params: &mut Params) -> Result<Self, String> {
-        let pelt = params.get("pelt", "true or false", true)?;
-        Ok(Self { freqs: domain.freqs(), pelt, average: None, asked: None })
-    }
-    fn next(
-        &mut self,
-        domain: &Domain,
-        limits: OppRange,
-        seen: &DomainSample,
-        window_ns: u64,
-    ) -> Option<u16> {
-        let table = Table::new(&self.freqs, limits.lo, limits.hi)?;
-        let raw = seen.util?.min(1024);
-        let opp = seen.opp.or(self.asked).unwrap_or(domain.top());
-        let current = domain.freq(opp)?;
-        let now = schedutil::invariant(u64::from(raw), current, table.hardware_max());
-        let util = if self.pelt {
-            let now = u16::try_from(now).unwrap_or(1024);
-            let average = self.average.get_or_insert_with(|| pelt::Average::starting_at(now));
-            u64::from(average.add(now, window_ns))
-        } else {
-            now
-        };
-        let mut next = schedutil::next(schedutil::Util::Invariant(util), current, table);
-        if raw == 1024 {
-            // A busy CPU hides how much it needs. Two things the kernel has for that: PELT's clock runs
-            // slower at a low frequency until idle time returns (`update_rq_clock_pelt`), so a saturated
-            // CPU climbs; and "do not reduce the frequency if the CPU has not been idle recently".
-            let climb = schedutil::next(schedutil::Util::Raw(u64::from(raw)), current, table);
-            next = next.max(climb);
-        }
-        self.asked = Some(next);
-        Some(next)
-    }
-}
+use kernel_style::KernelStyle;
+use kernel_style::schedutil::Schedutil;
 
 /// See the crate's text.
 pub type Policy = KernelStyle<Schedutil>;

@@ -1,6 +1,7 @@
 //! What both levels predict with: service times of a profile at every OPP, and the mean power of a domain.
 
 use crate::{Domain, Measured, Subnet};
+pub use formulas::mul_div;
 
 /// Share of the busy power that an idle domain draws where nobody says otherwise, thousandths. Assumed; the
 /// parameter `idle-permille` of the policies changes it.
@@ -44,12 +45,36 @@ fn interpolate(known: &[(usize, u64)], inverse: &[u64]) -> Vec<u64> {
     (0..inverse.len()).map(at).collect()
 }
 
-/// `a * b / c`, at most `u64::MAX`; `c` = 0 counts as 1.
-pub fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    let c = c.max(1);
-    match a.checked_mul(b) {
-        Some(product) => product / c,
-        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX),
+/// Arrivals, and the time over which they were counted: both halved when that grows long.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrivals {
+    count: u64,
+    time_ns: u64,
+}
+
+impl Arrivals {
+    const LONG_NS: u64 = 4_000_000_000;
+    const KNOWN_NS: u64 = 1_000_000_000;
+    const KNOWN_MIN: u64 = 3;
+
+    /// Folds a window in.
+    pub fn add(&mut self, arrived: u32, window_ns: u64) {
+        self.count = self.count.saturating_add(u64::from(arrived));
+        self.time_ns = self.time_ns.saturating_add(window_ns);
+        if self.time_ns > Self::LONG_NS {
+            self.count /= 2;
+            self.time_ns /= 2;
+        }
+    }
+
+    /// Whether a second and three arrivals were seen.
+    pub fn known(&self) -> bool {
+        self.time_ns >= Self::KNOWN_NS && self.count >= Self::KNOWN_MIN
+    }
+
+    /// Utilisation of a server that takes `service_ns` for each, thousandths.
+    pub fn busy(&self, service_ns: u64) -> u64 {
+        (service_ns / 1000).saturating_mul(self.count).saturating_mul(1000) / (self.time_ns / 1000).max(1)
     }
 }
 
@@ -93,6 +118,21 @@ impl Power {
 mod tests {
     use super::*;
     use crate::testing::BoardBuilder;
+
+    #[test]
+    fn arrivals_forget_and_tell_how_busy_a_server_is() {
+        let mut arrivals = Arrivals::default();
+        for window in 0..1000 {
+            assert_eq!(arrivals.known(), window >= 100, "{window}");
+            arrivals.add(u32::from(window % 3 == 0), 10_000_000);
+        }
+        // One in 30 ms; 15 ms each.
+        assert!(arrivals.busy(15_000_000).abs_diff(500) < 10, "{arrivals:?}");
+        for _ in 0..2000 {
+            arrivals.add(0, 10_000_000);
+        }
+        assert!(arrivals.busy(15_000_000) < 20, "{arrivals:?}");
+    }
 
     #[test]
     fn mean_power_lies_between_idle_and_busy() {

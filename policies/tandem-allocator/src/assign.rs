@@ -10,17 +10,15 @@
 //! seen to those predicted. A co-runner is such a difference. What is known of a domain where the application
 //! does not run fades.
 
-use policy_sdk::predict::{Power, mul_div, times};
+use policy_sdk::predict::{Arrivals, Power, mul_div, times};
 use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo};
 
 /// A target is planned to this share, thousandths: medians are predicted, 95th percentiles are wanted.
 const MARGIN: u64 = 900;
 /// Utilisation of a CPU that may be planned for, thousandths.
 const BUSY_MAX: u64 = 900;
-/// Arrivals are counted over this long, and known after this much and so many.
-const ARRIVALS_NS: u64 = 4_000_000_000;
-const KNOWN_NS: u64 = 1_000_000_000;
-const KNOWN_MIN: u64 = 3;
+/// Placements are weighed this often.
+const REVIEW_NS: u64 = 250_000_000;
 /// A move must save this much power, thousandths ...
 const SAVES: u64 = 900;
 /// ... and comes this long after the one before.
@@ -45,8 +43,7 @@ pub struct Candidate {
     target: Slo,
     /// By domain, thousandths.
     bias: Vec<u64>,
-    arrived: u64,
-    counted_ns: u64,
+    arrivals: Arrivals,
     unfaded_ns: u64,
     /// Where it runs.
     pub domain: u16,
@@ -67,18 +64,19 @@ impl Candidate {
             top1: app.subnets.iter().map(|s| s.top1).collect(),
             target: app.target,
             bias: vec![1000; domains.len()],
-            arrived: 0,
-            counted_ns: 0,
+            arrivals: Arrivals::default(),
             unfaded_ns: 0,
             domain,
             barred: vec![(0, 0); domains.len()],
         }
     }
 
-    /// The same application with another target, or with the same again.
+    /// Perhaps another target.
     pub fn retarget(&mut self, target: Slo) {
-        self.target = target;
-        self.barred.fill((0, 0));
+        if target != self.target {
+            self.target = target;
+            self.barred.fill((0, 0));
+        }
     }
 
     fn bar(&mut self, domain: u16, now_ns: u64) {
@@ -90,12 +88,7 @@ impl Candidate {
 
     /// Folds a window in; `opp` is its domain's.
     pub fn observe(&mut self, seen: &AppSample, opp: Option<u16>, window_ns: u64) {
-        self.arrived = self.arrived.saturating_add(u64::from(seen.arrived));
-        self.counted_ns = self.counted_ns.saturating_add(window_ns);
-        if self.counted_ns > ARRIVALS_NS {
-            self.arrived /= 2;
-            self.counted_ns /= 2;
-        }
+        self.arrivals.add(seen.arrived, window_ns);
         let here = usize::from(self.domain);
         self.unfaded_ns = self.unfaded_ns.saturating_add(window_ns);
         if self.unfaded_ns >= FADE_EVERY_NS {
@@ -117,10 +110,6 @@ impl Candidate {
         }
     }
 
-    fn known(&self) -> bool {
-        self.counted_ns >= KNOWN_NS && self.arrived >= KNOWN_MIN
-    }
-
     fn can(&self, domain: usize) -> bool {
         self.times.get(domain).is_some_and(|t| !t.is_empty())
     }
@@ -132,8 +121,7 @@ impl Candidate {
 
     /// Share of a CPU it takes there, thousandths.
     fn busy(&self, domain: usize, subnet: usize, opp: u16) -> u64 {
-        let work = self.service(domain, subnet, opp).saturating_mul(self.arrived);
-        mul_div(work, 1000, self.counted_ns)
+        self.arrivals.busy(self.service(domain, subnet, opp))
     }
 
     fn meets_floor(&self, subnet: usize) -> bool {
@@ -168,6 +156,9 @@ pub struct Assigner {
     domains: Vec<Domain>,
     power: Vec<Power>,
     moved_ns: u64,
+    reviewed_ns: u64,
+    /// What each domain may draw, as divided last, mW.
+    parts: Vec<u32>,
 }
 
 impl Assigner {
@@ -177,12 +168,23 @@ impl Assigner {
             domains: domains.to_vec(),
             power: domains.iter().map(|d| Power::of(d, idle_permille)).collect(),
             moved_ns: 0,
+            reviewed_ns: 0,
+            parts: vec![],
         }
     }
 
     /// A target changed: what is best may have changed with it.
     pub fn reconsider(&mut self) {
-        self.moved_ns = 0;
+        (self.moved_ns, self.reviewed_ns) = (0, 0);
+    }
+
+    /// Whether it is time to look again: not each tick, since it weighs every placement.
+    pub fn due(&mut self, now_ns: u64) -> bool {
+        let due = self.reviewed_ns == 0 || now_ns.saturating_sub(self.reviewed_ns) >= REVIEW_NS;
+        if due {
+            self.reviewed_ns = now_ns;
+        }
+        due
     }
 
     /// Moves applications if that is clearly better; answers whether it did.
@@ -190,8 +192,9 @@ impl Assigner {
         let due = self.moved_ns == 0 || now_ns.saturating_sub(self.moved_ns) >= DWELL_NS;
         let choices = apps.iter().any(|a| (0..self.domains.len()).filter(|d| a.can(*d)).count() > 1);
         // Powers that are stand-ins say nothing about one domain against another.
-        let comparable = self.power.iter().all(Power::known);
-        if !due || !choices || !comparable || !apps.iter().all(Candidate::known) {
+        let used = |d: usize| apps.iter().any(|a| a.can(d));
+        let comparable = self.power.iter().enumerate().all(|(d, p)| p.known() || !used(d));
+        if !due || !choices || !comparable || !apps.iter().all(|a| a.arrivals.known()) {
             return false;
         }
         let now: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
@@ -233,11 +236,16 @@ impl Assigner {
         true
     }
 
-    /// What each domain may draw of a budget for all, mW: what its applications need, and of the rest in
-    /// proportion; what idle domains draw comes first.
-    pub fn divide(&self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) -> Vec<u32> {
+    /// What that domain may draw of the budget divided last, mW.
+    pub fn part(&self, domain: u16) -> Option<u32> {
+        self.parts.get(usize::from(domain)).copied()
+    }
+
+    /// Divides a budget for all domains: to each what its applications need, and of the rest in proportion; what
+    /// idle domains draw comes first.
+    pub fn divide(&mut self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) {
         let at: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
-        let known = apps.iter().zip(&at).all(|(a, d)| a.known() && a.can(*d));
+        let known = apps.iter().zip(&at).all(|(a, d)| a.arrivals.known() && a.can(*d));
         let needs: Vec<u64> = (0..self.domains.len())
             .map(|d| match known {
                 true => self.draws(apps, &at, d, ranges),
@@ -248,7 +256,8 @@ impl Assigner {
         let used: u64 = (0..needs.len()).filter(|d| at.contains(d)).map(|d| needs[d]).sum();
         let left = (u64::from(budget_mw) * 1000).saturating_sub(idle);
         let part = |uw: u64| u32::try_from(mul_div(left, uw, used) / 1000).unwrap_or(u32::MAX);
-        needs.into_iter().map(part).collect()
+        self.parts.clear();
+        self.parts.extend(needs.into_iter().map(part));
     }
 
     fn cost(&self, apps: &[Candidate], at: &[usize], ranges: &[OppRange]) -> Cost {

@@ -93,6 +93,28 @@ fn without_a_profile_nobody_moves() {
 }
 
 #[test]
+fn a_domain_that_no_profile_names_needs_no_power() {
+    let mut b = bench(&[camera("cam", 40, Some(9000))]);
+    let gpu = BoardBuilder::new().hz("gpu", &[1]).build().domains.remove(0);
+    b.board.domains.push(gpu);
+    b.assigner = Assigner::new(&b.board.domains, 80);
+    b.apps = vec![Candidate::new(&camera("cam", 40, Some(9000)), &b.board.domains, 1)];
+    b.ranges = b.board.domains.iter().map(Domain::range).collect();
+    assert_eq!(b.run(30), (vec![0], 1));
+}
+
+#[test]
+fn who_keeps_his_target_keeps_his_bars() {
+    let mut b = bench(&[camera("cam", 40, Some(9000))]);
+    b.apps[0].bar(0, 1);
+    let target = b.apps[0].target;
+    b.apps[0].retarget(target);
+    assert!(b.apps[0].barred[0].0 > 0);
+    b.apps[0].retarget(Slo { latency_ns: None, ..target });
+    assert_eq!(b.apps[0].barred[0].0, 0);
+}
+
+#[test]
 fn two_that_fit_only_apart_are_parted() {
     // Each takes 30 of 50 ms of the little CPU.
     let (places, _) = bench(&[camera("a", 45, Some(9000)), camera("b", 45, Some(9000))]).run(30);
@@ -123,7 +145,8 @@ fn a_budget_is_divided_by_need() {
     let mut b = bench(&[camera("a", 40, Some(9000)), camera("b", 20, Some(9000))]);
     b.run(20);
     assert_eq!(b.apps.iter().map(|a| a.domain).collect::<Vec<_>>(), [0, 1]);
-    let parts = b.assigner.divide(1000, &b.apps, &b.ranges);
+    b.assigner.divide(1000, &b.apps, &b.ranges);
+    let parts = [0, 1].map(|d| b.assigner.part(d).unwrap());
     assert!(parts[1] > 3 * parts[0] && parts.iter().sum::<u32>().abs_diff(1000) <= 2, "{parts:?}");
 }
 

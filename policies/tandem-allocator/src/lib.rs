@@ -3,12 +3,12 @@
 //!
 //! *Domains* (`assign.rs`): where the applications' bounds hold, then least accuracy given up, then least
 //! power, predicted from their profiles; an application moves only for a clear gain, and not to and fro. A
-//! domain that nobody is granted follows what others run there (`spare.rs`).
+//! domain that nobody is granted follows what others run there, by schedutil's rule.
 //!
 //! *Power*: with `power-mw`, each domain gets what its applications need and of the rest in proportion.
 //!
-//! An application *suffers* when it misses its target, or runs below its best sub-network because its
-//! tuner already gave way. That is a co-runner's doing when one is *visible*: something that is no
+//! An application *suffers* when it misses its target, or runs below what it wants (its best sub-network
+//! where accuracy comes first, else its floor) because its tuner already gave way. That is a co-runner's doing when one is *visible*: something that is no
 //! application used CPU time, and the application's threads waited on run queues. While both hold, its
 //! weight doubles each `STEP_UP` up to `weight-max`. It halves again, each `STEP_DOWN`, only once the
 //! co-runner itself has gone: to give way while it still runs would bring the suffering back.
@@ -22,15 +22,15 @@
 //! draws idle (default 80).
 
 mod assign;
-mod spare;
 
 use assign::{Assigner, Candidate};
+use kernel_style::Rule;
+use kernel_style::schedutil::Schedutil;
 use policy_sdk::predict::{IDLE_PERMILLE, mul_div};
 use policy_sdk::{
-    Allocation, Allocator, App, AppSample, Board, Domain, DomainOrder, Grant, OppRange, OtherSample, Params,
-    Slo, Snapshot, log,
+    Allocation, Allocator, App, AppSample, Board, Domain, DomainOrder, Grant, Objective, OppRange,
+    OtherSample, Params, Slo, Snapshot, log,
 };
-use spare::Spare;
 
 /// The kernel's default weight.
 const DEFAULT: u16 = 100;
@@ -73,7 +73,7 @@ impl Share {
 struct Client {
     name: String,
     target: Slo,
-    best: u16,
+    top1: Vec<u16>,
     weight: u16,
     misses: Share,
     waits: Share,
@@ -85,11 +85,10 @@ struct Client {
 
 impl Client {
     fn new(app: &App) -> Self {
-        let best = app.subnets.iter().enumerate().max_by_key(|(i, s)| (s.top1, std::cmp::Reverse(*i)));
         Self {
             name: app.name.clone(),
             target: app.target,
-            best: best.and_then(|(i, _)| u16::try_from(i).ok()).unwrap_or(0),
+            top1: app.subnets.iter().map(|s| s.top1).collect(),
             weight: DEFAULT,
             misses: Share::default(),
             waits: Share::default(),
@@ -127,8 +126,17 @@ impl Client {
         self.misses.add(bad, all, window_ns);
     }
 
+    /// The accuracy below which its tuner has given way.
+    fn wanted(&self) -> Option<u16> {
+        match self.target.objective {
+            Objective::Accuracy => self.top1.iter().max().copied(),
+            Objective::Energy | Objective::Latency => self.target.top1,
+        }
+    }
+
     fn suffers(&self, seen: &AppSample) -> bool {
-        let gave_way = self.target.latency_ns.is_some() && seen.subnet.is_some_and(|s| s < self.best);
+        let now = seen.subnet.and_then(|s| self.top1.get(usize::from(s)).copied());
+        let gave_way = self.target.latency_ns.is_some() && now < self.wanted() && now.is_some();
         self.misses.thousandths() > MISSES || gave_way
     }
 
@@ -184,7 +192,8 @@ pub struct TandemAllocator {
     clients: Vec<Client>,
     places: Vec<Candidate>,
     assigner: Assigner,
-    spare: Vec<Spare>,
+    /// The rule of each domain that nobody is granted.
+    spare: Vec<Option<Schedutil>>,
 }
 
 impl Allocator for TandemAllocator {
@@ -207,7 +216,7 @@ impl Allocator for TandemAllocator {
             clients: apps.iter().map(Client::new).collect(),
             places: apps.iter().map(|a| Candidate::new(a, &board.domains, home)).collect(),
             assigner: Assigner::new(&board.domains, idle_permille),
-            spare: board.domains.iter().map(Spare::new).collect(),
+            spare: board.domains.iter().map(|_| None).collect(),
             limits: board.domains.iter().map(Domain::range).collect(),
             domains: board.domains.clone(),
         })
@@ -254,29 +263,28 @@ impl Allocator for TandemAllocator {
             let opp = seen.domains.get(usize::from(place.domain)).and_then(|d| d.opp);
             place.observe(app, opp, seen.window_ns);
         }
-        if !self.settled && self.assigner.place(&mut self.places, &ranges, seen.at_ns) {
-            for (client, place) in self.clients.iter().zip(&self.places) {
-                let name = &self.domains[usize::from(place.domain)].name;
-                log::info(&format!("{}: runs on {name}", client.name));
-            }
+        if self.assigner.due(seen.at_ns) {
+            self.review(&ranges, seen.at_ns);
         }
-        let parts = self.budget_mw.map(|mw| self.assigner.divide(mw, &self.places, &ranges));
         let grant = |(client, place): (&Client, &Candidate)| Grant {
             // A smaller domain has no more than it has.
             cores: self.cores.min(self.cpus(place.domain)),
             weight: client.weight,
-            power_mw: parts.as_ref().and_then(|p| p.get(usize::from(place.domain)).copied()),
+            power_mw: self.assigner.part(place.domain),
             ..Grant::whole(place.domain, client.target)
         };
         let grants = self.clients.iter().zip(&self.places).map(|both| Some(grant(both))).collect();
         let mut domains = Vec::with_capacity(seen.domains.len());
         for (i, (d, spare)) in seen.domains.iter().zip(&mut self.spare).enumerate() {
             let used = self.places.iter().any(|p| usize::from(p.domain) == i);
-            let others = !used && !self.domains[i].cpus.is_empty();
-            if !others {
-                spare.forget();
-            }
-            let ask = if others { spare.ask(ranges[i], d, seen.window_ns) } else { None };
+            let domain = &self.domains[i];
+            let ask = if used || domain.cpus.is_empty() {
+                *spare = None;
+                None
+            } else {
+                let rule = spare.get_or_insert_with(|| Schedutil::new(domain, true));
+                rule.next(domain, ranges[i], d, seen.window_ns)
+            };
             domains.push(DomainOrder { ask, cap: d.cap });
         }
         Allocation { domains, grants }
@@ -284,6 +292,19 @@ impl Allocator for TandemAllocator {
 }
 
 impl TandemAllocator {
+    /// Who runs where, and on how much power.
+    fn review(&mut self, ranges: &[OppRange], now_ns: u64) {
+        if !self.settled && self.assigner.place(&mut self.places, ranges, now_ns) {
+            for (client, place) in self.clients.iter().zip(&self.places) {
+                let name = &self.domains[usize::from(place.domain)].name;
+                log::info(&format!("{}: runs on {name}", client.name));
+            }
+        }
+        if let Some(budget_mw) = self.budget_mw {
+            self.assigner.divide(budget_mw, &self.places, ranges);
+        }
+    }
+
     fn cpus(&self, domain: u16) -> u8 {
         u8::try_from(self.domains[usize::from(domain)].cpus.len()).unwrap_or(u8::MAX)
     }
@@ -354,6 +375,19 @@ mod tests {
     fn weight_rises_when_the_tuner_already_gave_way() {
         let mut b = bench(&[]);
         assert_eq!(b.run(2000, 0, 30, 3, 10), 400);
+    }
+
+    #[test]
+    fn an_application_that_wants_energy_has_not_given_way_below_its_best() {
+        let mut thrifty = camera();
+        thrifty.target.objective = Objective::Energy;
+        let mut weight = |floor| {
+            let mut b = bench(&[]);
+            thrifty.target.top1 = floor;
+            b.policy.apps(&[thrifty.clone()]);
+            b.run(2000, 0, 30, 3, 10)
+        };
+        assert_eq!((weight(None), weight(Some(8500))), (100, 400));
     }
 
     #[test]

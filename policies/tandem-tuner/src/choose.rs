@@ -7,13 +7,13 @@ use policy_sdk::{Binds, Objective};
 const SAVES: u64 = 970;
 /// ... and one for latency be so much faster.
 const FASTER: u64 = 950;
+/// A choice whose predicted power is above this share of the budget is left, thousandths.
+const OVER_BUDGET: u64 = 1050;
 
 impl TandemTuner {
     /// Utilisation of the application's server at that point, thousandths.
     pub(super) fn busy(&self, point: Point, median: u64) -> u64 {
-        let service_us = self.model.service(point.subnet, point.opp, median) / 1000;
-        let window_us = (self.arrivals.time_ns / 1000).max(1);
-        service_us.saturating_mul(self.arrivals.count).saturating_mul(1000) / window_us
+        self.arrivals.busy(self.model.service(point.subnet, point.opp, median))
     }
 
     /// The predicted 95th percentile of latency there. Waits are carried over from the present point:
@@ -81,10 +81,20 @@ impl TandemTuner {
         self.power.mean_uw(p.opp, util)
     }
 
-    /// Whether the budget, times `share` thousandths, pays for it.
-    pub(super) fn affordable(&self, p: Point, median: u64, share: u64) -> bool {
+    /// Whether the budget pays for it.
+    fn affordable(&self, p: Point, median: u64) -> bool {
+        self.spends(p, median) <= 1000
+    }
+
+    /// Clearly so: a choice is not given up for a prediction that wavers.
+    pub(super) fn over_budget(&self, p: Point, median: u64) -> bool {
+        self.spends(p, median) > OVER_BUDGET
+    }
+
+    /// Thousandths of the budget; 0 without one.
+    fn spends(&self, p: Point, median: u64) -> u64 {
         let budget = self.budget_mw.filter(|_| self.power.known());
-        budget.is_none_or(|mw| self.power_uw(p, median) <= u64::from(mw) * share)
+        budget.map_or(0, |mw| self.power_uw(p, median) / u64::from(mw.max(1)))
     }
 
     pub(super) fn meets_floor(&self, subnet: u16) -> bool {
@@ -101,7 +111,7 @@ impl TandemTuner {
     pub(super) fn cheapest(&self, median: u64) -> Point {
         let subnet = self.order.last().copied().unwrap_or(0);
         let mut opps = (self.range.lo..=self.range.hi).rev().map(|opp| Point { subnet, opp });
-        let within = opps.find(|p| self.affordable(*p, median, 1000));
+        let within = opps.find(|p| self.affordable(*p, median));
         within.unwrap_or(Point { subnet, opp: self.range.lo })
     }
 
@@ -109,7 +119,7 @@ impl TandemTuner {
     fn at_its_best(&self, subnet: u16, at: &Present, margin: u64) -> Option<Point> {
         let lowest = self.lowest(subnet, at, margin)?;
         let opps = (lowest..=self.range.hi).map(|opp| Point { subnet, opp });
-        let mut within = opps.filter(|p| self.affordable(*p, at.scale.0, 1000));
+        let mut within = opps.filter(|p| self.affordable(*p, at.scale.0));
         match self.target.objective {
             Objective::Latency => within.next_back(),
             _ => within.min_by_key(|p| self.power_uw(*p, at.scale.0)),
@@ -145,6 +155,9 @@ impl TandemTuner {
     /// Whether a free move there is worth its risk.
     pub(super) fn better(&self, next: Point, at: &Present) -> bool {
         let now = at.point;
+        if self.over_budget(now, at.scale.0) {
+            return true;
+        }
         match (self.meets_floor(next.subnet), self.meets_floor(now.subnet)) {
             (true, false) => return true,
             (false, true) => return false,

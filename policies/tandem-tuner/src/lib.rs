@@ -1,9 +1,9 @@
 //! Tuner `tandem-tuner`: sub-network and OPP of one application, by its objective.
 //!
-//! Bounds come first, in this order: the latency target, as in the Dynamic-OFA run-time manager; the power
-//! budget; the accuracy floor. Below the floor it goes only when latency (or the budget) is infeasible
-//! there, and then no further than it must; when nothing holds the target it runs the cheapest sub-network
-//! at the highest OPP that the budget allows. Of what holds the bounds it takes, by objective,
+//! Bounds come first. Where they cannot all hold, the accuracy floor gives way, and no further than it must, as in
+//! the Dynamic-OFA run-time manager; where that is not enough the latency target: then it runs the cheapest
+//! sub-network at the highest OPP that the budget allows. The power budget holds, by what is predicted; only a
+//! sprint (below) may pass it, for 2 s. Of what holds the bounds it takes, by objective,
 //!
 //! - *accuracy*: the most accurate sub-network, at the OPP of least energy;
 //! - *energy*: the least energy, whichever sub-network and OPP (`choose.rs`): a faster clock where racing
@@ -41,7 +41,7 @@ mod window;
 
 use failures::Failures;
 use model::Model;
-use policy_sdk::predict::{IDLE_PERMILLE, Power, mul_div};
+use policy_sdk::predict::{Arrivals, IDLE_PERMILLE, Power, mul_div};
 use policy_sdk::{App, Binds, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View, log};
 use window::{Sample, Window};
 
@@ -49,8 +49,6 @@ use window::{Sample, Window};
 const UP_MARGIN: u64 = 930;
 /// A forced move aims here.
 const DOWN_MARGIN: u64 = 950;
-/// A predicted power this far above the budget forces a move, thousandths.
-const OVER_BUDGET: u64 = 1050;
 /// Utilisation of the application's server that a choice may plan for, thousandths.
 const BUSY_MAX: u64 = 900;
 /// Of this many newest inferences ...
@@ -70,8 +68,6 @@ const SPRINT_DEBT_NS: u64 = 10_000_000_000;
 const SPRINT_DEBT_MAX_NS: u64 = 40_000_000_000;
 /// Free moves are weighed this often.
 const REVIEW_NS: u64 = 100_000_000;
-/// Arrivals are counted over this long.
-const ARRIVALS_NS: u64 = 4_000_000_000;
 /// What was learned of idle sub-networks fades this often.
 const FADE_NS: u64 = 60_000_000_000;
 /// Between two lines of the log.
@@ -115,13 +111,6 @@ struct Trial {
 struct Sprint {
     point: Point,
     since_ns: u64,
-}
-
-/// Arrivals and the time they took, halved when it grows long.
-#[derive(Clone, Copy, Debug, Default)]
-struct Arrivals {
-    count: u64,
-    time_ns: u64,
 }
 
 /// The present point and how it does.
@@ -371,12 +360,7 @@ impl TandemTuner {
         if self.settled_ns.is_none() && self.sprint.is_none() && seen.app.queue <= 1 {
             self.settled_ns = Some(seen.at_ns);
         }
-        self.arrivals.count = self.arrivals.count.saturating_add(u64::from(seen.app.arrived));
-        self.arrivals.time_ns = self.arrivals.time_ns.saturating_add(seen.window_ns);
-        if self.arrivals.time_ns > ARRIVALS_NS {
-            self.arrivals.count /= 2;
-            self.arrivals.time_ns /= 2;
-        }
+        self.arrivals.add(seen.app.arrived, seen.window_ns);
         self.sprint_debt_ns = self.sprint_debt_ns.saturating_sub(seen.window_ns);
         if let (Some(run), Some(waited)) = (seen.app.run_ns, seen.app.runq_delay_ns)
             && run > 0
@@ -483,8 +467,7 @@ impl TandemTuner {
         let overrun = median.is_some_and(|m| enough && self.busy(point, m) > 1000);
         let slow = self.window.slow(SLOW_OF) >= SLOW_MIN;
         let late = self.window.late() >= LATE_MIN;
-        let dear = median.is_some_and(|m| enough && !self.affordable(point, m, OVER_BUDGET));
-        dropped || overrun || slow || late || dear
+        dropped || overrun || slow || late
     }
 
     /// Leaves a point that fails for one that should hold.
@@ -516,10 +499,15 @@ impl TandemTuner {
         self.go(now_ns, next.unwrap_or(cheapest))
     }
 
-    /// Weighs a free move.
+    /// Weighs a free move, and what a budget that shrank leaves.
     fn review(&mut self, now_ns: u64, point: Point, scale: (u64, u64)) -> Point {
         let present = self.present(now_ns, point, scale);
         let Some(next) = self.best(0, &present, UP_MARGIN) else {
+            let cheapest = self.cheapest(scale.0);
+            if self.over_budget(point, scale.0) && point != cheapest {
+                self.infeasible = true;
+                return self.go(now_ns, cheapest);
+            }
             return point;
         };
         if self.better(next, &present) {

@@ -368,6 +368,22 @@ fn a_budget_costs_accuracy_first_its_accuracy_and_no_more_than_needed() {
 }
 
 #[test]
+fn a_budget_that_shrinks_slows_the_clock_before_it_costs_accuracy() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Latency, None, None));
+    p.app.target.top1 = Some(8900);
+    p.run(10);
+    assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(3)));
+    p.app.target.power_mw = Some(1000);
+    p.run(4);
+    assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(2)), "0.86 W there");
+    assert_eq!(p.mean_subnet(4), 300, "never below");
+    // Nothing is as cheap as that: the cheapest there is, said to be infeasible.
+    p.app.target.power_mw = Some(9);
+    p.run(10);
+    assert_eq!((p.choice.subnet, p.choice.ask, p.choice.binds), (0, Some(0), Some(Binds::Infeasible)));
+}
+
+#[test]
 fn one_knob_alone_is_left_to_others_or_held() {
     for (knobs, subnet, asks) in [("dnn", None, false), ("dvfs", None, true), ("dvfs", Some("50"), true)] {
         let (board, app) = (powered(CONVEX), wanting(Objective::Energy, Some(8400), None));
