@@ -369,7 +369,7 @@ mod tests {
             ("kernel:schedutil?rate-limit-us=x", "rate-limit-us = \"x\": must be a whole number"),
             ("kernel:ondemand?mhz=3", "mhz = \"3\": unknown; known: subnet"),
             ("kernel:userspace", "give mhz"),
-            ("tandem+magic", "\"magic\" is no tuner; known: dynamic-ofa, fixed, tandem-tuner"),
+            ("tandem+magic", "\"magic\" is no tuner; known: dynamic-ofa, fixed, loudva, lrgd, tandem-tuner"),
             ("none.wasm", "none.wasm: no such file"),
             ("tandem?x", "\"x\": must be key=value"),
         ] {
