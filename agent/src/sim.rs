@@ -10,9 +10,11 @@
 //! - [`policies`], [`native`], [`beside`]: what governs; [`run`]: one run; [`outcome`]: its figures; [`compare`]: several,
 //!   and what hangs on an assumption; [`report`], [`command`]: `tandem sim`;
 //! - [`eval`]: `tandem eval`, policies x boards x scenarios against the kernel's governors;
+//! - [`bound`]: how little energy a scenario could have cost;
 //! - [`residency`]: a governor's clocks under a load, to be held against a kernel's.
 
 pub mod beside;
+pub mod bound;
 pub mod command;
 pub mod compare;
 pub mod constant;

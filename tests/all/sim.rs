@@ -59,6 +59,8 @@ fn every_policy_decides_the_same_natively_and_as_wasm_over_every_scenario() {
         ("powersave", "fixed"),
         ("schedutil", "fixed"),
         ("performance", "dynamic-ofa"),
+        ("powersave", "lrgd"),
+        ("powersave", "loudva"),
         ("tandem-allocator", "tandem-tuner"),
     ];
     let mut ticks = 0;

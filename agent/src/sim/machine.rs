@@ -85,6 +85,18 @@ pub struct Unfit {
     rule: String,
 }
 
+impl Unfit {
+    /// Because of that rule.
+    pub fn new(model: &Model, scenario: &Scenario, rule: String) -> Self {
+        Self::of(&model.name, &scenario.name, rule)
+    }
+
+    /// The same by names.
+    pub fn of(board: &str, scenario: &str, rule: String) -> Self {
+        Self { scenario: scenario.into(), board: board.into(), rule }
+    }
+}
+
 /// One thread of a co-runner.
 #[derive(Debug)]
 struct Other {
@@ -109,6 +121,17 @@ enum Plan {
     On(usize),
     Off(usize),
     Event(usize),
+}
+
+/// What is counted while it runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// By domain, since the start, mJ.
+    pub energy_mj: Vec<f64>,
+    /// Frames that came, by application.
+    pub arrived: Vec<u64>,
+    /// Frames that were dropped, by application.
+    pub dropped: Vec<u64>,
 }
 
 /// See the module's text.
@@ -148,7 +171,7 @@ impl SimMachine {
     /// # Errors
     /// The scenario names what the board lacks.
     pub fn new(model: &Model, scenario: &Scenario, rule: &Rule) -> Result<Self, Unfit> {
-        let unfit = |rule: String| Unfit { scenario: scenario.name.clone(), board: model.name.clone(), rule };
+        let unfit = |rule: String| Unfit::new(model, scenario, rule);
         let mut domains = Vec::new();
         for (id, _) in model.board.ids() {
             domains.push(SimDomain::new(model, id, kernel_of(model, id, rule)).map_err(unfit)?);
@@ -241,6 +264,33 @@ impl SimMachine {
     pub fn into_book(mut self) -> Book {
         self.close_book();
         self.book
+    }
+
+    /// Totals since the start, or the warm-up's end.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            energy_mj: self.domains.iter().map(|d| d.energy_mj).collect(),
+            arrived: self.book.arrived.clone(),
+            dropped: self.book.dropped.clone(),
+        }
+    }
+
+    /// When the frames came that wait or are in flight.
+    pub fn unfinished(&self, app: usize) -> impl Iterator<Item = Nanos> {
+        let app = &self.apps[app];
+        app.waiting.iter().copied().chain(app.flight.map(|f| f.arrived))
+    }
+
+    /// Everything begins anew: nothing waits, nothing is in flight, and it is so warm. For runs at one
+    /// [`Point`] that are cut into pieces.
+    pub fn forget(&mut self, celsius: f64) {
+        for app in &mut self.apps {
+            app.waiting.clear();
+            app.flight = None;
+        }
+        (self.heat.celsius, self.heat.state) = (celsius, 0);
+        self.set_caps();
+        (0..self.domains.len()).for_each(|d| self.rearrange(d));
     }
 
     /// New places, rates and power after something changed on a domain.

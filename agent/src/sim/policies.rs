@@ -289,6 +289,7 @@ impl SetSpec {
 
     fn stem(&self) -> String {
         match &self.allocator {
+            Part::Plain => "grants".into(),
             Part::Native(name) => name.clone(),
             Part::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         }
@@ -394,7 +395,7 @@ mod tests {
             ("kernel:schedutil?rate-limit-us=x", "rate-limit-us = \"x\": must be a whole number"),
             ("kernel:ondemand?mhz=3", "mhz = \"3\": unknown; known: subnet"),
             ("kernel:userspace", "give mhz"),
-            ("tandem+magic", "\"magic\" is no tuner; known: dynamic-ofa, fixed, tandem-tuner"),
+            ("tandem+magic", "\"magic\" is no tuner; known: dynamic-ofa, fixed, loudva, lrgd, tandem-tuner"),
             ("none.wasm", "none.wasm: no such file"),
             ("tandem?x", "\"x\": must be key=value"),
         ] {

@@ -82,7 +82,7 @@ impl Tuner for DynamicOfa {
                 self.inference(done.service_ns);
             }
         }
-        Choice { subnet: self.level, threads: self.threads, ask: None }
+        Choice { subnet: self.level, threads: self.threads, ask: None, ..Choice::default() }
     }
 }
 

@@ -60,9 +60,8 @@ pub fn write(report: &Report<'_>, dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
             };
             report.rows.iter().enumerate().filter_map(shown).collect()
         };
-        let p95 = |p: &Placed| p.medians.apps[0].ms.map(|ms| ms[1]);
-        let pareto = curves(move |p| Some((p95(p)?, p.medians.energy_j)));
-        let front = curves(move |p| Some((p95(p)?, p.medians.apps[0].top1?)));
+        let pareto = curves(|p| Some((p95(p)?, p.medians.energy_j)));
+        let front = curves(|p| Some((p95(p)?, p.medians.apps[0].top1?)));
         let what = &first.plain.scenario.name;
         for (name, y, curves) in [("pareto", "energy of the domains, J", &pareto), ("front", "mean accuracy, %", &front)] {
             let title = format!("{}: {what}, by accuracy floor (modelled)", model.name);
@@ -71,6 +70,11 @@ pub fn write(report: &Report<'_>, dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(written)
+}
+
+/// The first application's, ms.
+fn p95(p: &Placed) -> Option<f64> {
+    p.medians.apps[0].ms.map(|ms| ms[1])
 }
 
 impl Picture<'_> {

@@ -174,7 +174,7 @@ impl SimMachine {
     }
 
     /// Outside limits and heat together; a clock above its cap sets out at once.
-    fn set_caps(&mut self) {
+    pub(super) fn set_caps(&mut self) {
         for (d, domain) in self.domains.iter_mut().enumerate() {
             let by_heat = OppIndex(domain.top().0.saturating_sub(self.heat.state));
             let cap = domain.outside.min(by_heat);
