@@ -62,23 +62,23 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
     assert!(said.contains("2 boards, 20 cells"), "{said}");
     let all = runs(&said);
     let done = std::fs::read_to_string(whole.join("runs.jsonl")).unwrap();
-    assert_eq!(done.lines().count(), all);
+    assert_eq!(done.lines().count(), 1 + all, "the first line is the program's");
 
     // Killed in the middle of a line.
     let kept = all / 3;
-    let end: usize = done.lines().take(kept).map(|l| l.len() + 1).sum();
+    let end: usize = done.lines().take(1 + kept).map(|l| l.len() + 1).sum();
     std::fs::create_dir(&cut).unwrap();
     std::fs::write(cut.join("runs.jsonl"), &done[..end + 20]).unwrap();
     let (ok, said) = eval(&args, &cut);
-    assert!(ok, "{said}");
+    assert!(ok && said.contains("runs.jsonl: its last line was cut short"), "{said}");
     assert_eq!(runs(&said), all - kept, "what is done is not done again");
     let (ok, said) = eval(&args, &cut);
     assert!(ok, "{said}");
     assert_eq!(runs(&said), 0);
     for entry in std::fs::read_dir(&whole).unwrap() {
         let name = entry.unwrap().file_name();
-        // Runs are kept in the order they are done; costs are by the clock.
-        if name == "runs.jsonl" || name == "costs.json" {
+        // Runs and bounds are kept in the order they are done; costs are by the clock.
+        if name == "runs.jsonl" || name == "bounds.jsonl" || name == "costs.json" {
             continue;
         }
         let [a, b] = [&whole, &cut].map(|d| std::fs::read(d.join(&name)).unwrap());
@@ -88,7 +88,7 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
     // A line in the middle that is none of ours.
     std::fs::write(cut.join("runs.jsonl"), done.replacen("\"kind\"", "\"kind", 1)).unwrap();
     let (ok, said) = eval(&args, &cut);
-    assert!(!ok && said.contains("runs.jsonl:1: not a run"), "{said}");
+    assert!(!ok && said.contains("runs.jsonl: line 2: not a line of ours"), "{said}");
 }
 
 #[test]
@@ -101,11 +101,13 @@ fn two_thesis_like_scenarios_run_through() {
     let header = read.headers().unwrap().clone();
     let column = |name: &str| header.iter().position(|h| h == name).unwrap();
     let (cell, row, ratio, p95) = (column("cell"), column("row"), column("energy_ratio"), column("p95_ms"));
+    let (bound, target) = (column("above_bound"), column("in_target"));
     let lines: Vec<csv::StringRecord> = read.records().map(Result::unwrap).collect();
     for (name, apps) in [("thesis-one", 1), ("thesis-two", 2)] {
         let of = |who: &str| lines.iter().find(|l| &l[cell] == name && &l[row] == who);
         assert_eq!(&of("schedutil, best fixed").unwrap()[ratio], "1");
-        for who in ["schedutil, largest", "powersave, best fixed", "tandem", "dynamic-ofa"] {
+        assert!(!of("tandem").unwrap()[bound].is_empty() || of("tandem").unwrap()[target] == *"false", "{name}: no bound");
+        for who in ["schedutil, largest", "powersave, best fixed", "tandem", "dynamic-ofa", "lrgd", "loudva"] {
             let line = of(who).unwrap_or_else(|| panic!("{name}: no {who}\n{said}"));
             assert!(line[ratio].parse::<f64>().is_ok_and(|r| r > 0.0), "{name}: {who}: {line:?}");
             assert_eq!(line[p95].split(';').filter(|p| p.parse::<f64>().is_ok()).count(), apps, "{line:?}");
@@ -119,10 +121,13 @@ fn two_thesis_like_scenarios_run_through() {
 fn bad_input_is_refused_all_at_once_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let [bad, contradictory] = ["bad.toml", "contradictory.toml"].map(|n| dir.path().join(n));
+    let [bad, contradictory, hole] = ["bad.toml", "contradictory.toml", "hole.toml"].map(|n| dir.path().join(n));
     std::fs::write(&bad, SMALL.replace("rate-hz = 30.0", "rate-hz = -1.0").replace("caps-", "cap-")).unwrap();
     let text = std::fs::read_to_string(repository().join("tests/scenarios/thesis-one.toml")).unwrap();
     std::fs::write(&contradictory, text.replace("top1 = 89.72", "top1 = 95.0")).unwrap();
+    // Nothing says what the network takes on the board: a profile with a hole.
+    let text = text.replace("largest-ms = 16.67\n", "");
+    std::fs::write(&hole, text.replace("\"odroid-xu3\", \"vm-baseline\"", "\"odroid-xu3\"")).unwrap();
     let files = [bad.to_str().unwrap(), contradictory.to_str().unwrap()];
     let (ok, said) = eval(&[files[0], files[1], "--board", "raspberry", "--idle-share", "2"], &out);
     assert!(!ok);
@@ -135,8 +140,10 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
     ] {
         assert!(said.contains(part), "wanted {part:?}, got:\n{said}");
     }
+    let hole = hole.to_str().unwrap();
     for (args, part) in [
-        (&["tests/grid.toml", "--block", "three"][..], "--block \"three\": no grid has it; known: deadline, one, two"),
+        (&[hole, "--board", "odroid-xu3"][..], "scenario hole on odroid-xu3: app \"camera\": nothing says what mlcad-fmnist takes there"),
+        (&["tests/grid.toml", "--block", "three"], "--block \"three\": no grid has it; known: deadline, one, two"),
         (&["tests/grid.toml", "--board", "odroid-xu3", "--policy", "magic"], "\"magic\" is no allocator"),
         (
             &["tests/grid.toml", "--board", "odroid-xu3", "--policy", "tandem?domain=gpu"],

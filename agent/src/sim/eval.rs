@@ -2,10 +2,11 @@
 //!
 //! A file is a grid ([`grid`]) or a scenario. [`cells`] makes the places of comparison, [`rows`] says who runs, [`contest`]
 //! runs them ([`runs`], kept in [`store`]) and finds each cell's comparator, [`judge`] says who won, [`report`] and
-//! [`plots`] tell it, [`sensitivity`] repeats it with an assumption changed, [`cost`] measures the policies themselves.
+//! [`plots`] tell it, [`bounds`] how much less energy it could have been, [`sensitivity`] repeats it with an assumption changed, [`cost`] measures the policies themselves.
 //!
 //! Everything that can refuse does so before anything runs. Same arguments, same bytes, also after an interruption.
 
+pub mod bounds;
 pub mod cells;
 pub mod contest;
 pub mod cost;
@@ -68,6 +69,9 @@ pub struct Options {
     /// Where results go; runs that are there are not run again.
     #[arg(long, default_value = "target/eval")]
     pub out: PathBuf,
+    /// A quick look: one seed, our own manager only (unless `--policy`), no lower bound.
+    #[arg(long)]
+    pub quick: bool,
     /// Length of a tick, ms.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub period_ms: u64,
@@ -85,6 +89,7 @@ struct Plan {
     ready: Ready,
     left_out: Vec<String>,
     changes: Vec<Change>,
+    seeds: u64,
     period: Nanos,
 }
 
@@ -95,7 +100,7 @@ struct Plan {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let began = Instant::now();
     let plan = plan(options)?;
-    println!("{} boards, {} cells, {} rows, {} seeds", plan.models.len(), plan.cells.len(), plan.rows.len(), options.seeds);
+    println!("{} boards, {} cells, {} rows, {} seeds", plan.models.len(), plan.cells.len(), plan.rows.len(), plan.seeds);
     for (reason, count) in &plan.drops {
         println!("left out: {count} cells: {reason}");
     }
@@ -103,34 +108,45 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         println!("left out: {line}");
     }
     let program = runs::program_key().context("this program's own file")?;
-    let mut store = Store::open(&options.out)?;
+    let mut store = Store::open(&options.out, "runs.jsonl", &program)?;
+    let mut least = Store::open(&options.out, "bounds.jsonl", &program)?;
+    for note in store.notes.iter().chain(&least.notes) {
+        println!("{note}");
+    }
     let style = "{bar:40} {pos}/{len} runs, {elapsed}";
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style).context("the bar's template")?);
     let threads = match options.jobs {
         Some(jobs) => usize::from(jobs),
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let mut hold = |models: &[Model]| {
-        let ground = Ground::new(models, &program, plan.period);
-        let contest = Contest {
-            ground,
-            cells: &plan.cells,
-            rows: &plan.rows,
-            ready: &plan.ready,
-            seeds: options.seeds,
-            threads,
-        };
-        contest.hold(&mut store, &bar)
+    let stands = Ground::new(&plan.models, plan.period, threads, &bar);
+    let seeds = plan.seeds;
+    let bounds = match options.quick {
+        true => vec![None; plan.cells.len()],
+        false => bounds::all(&stands, &plan.cells, seeds, &mut least)?,
     };
-    let (results, mut done) = hold(&plan.models)?;
+    let mut hold = |models: &[Model], takes_part: &BTreeSet<usize>, bounds: &[Option<f64>]| {
+        let (cells, rows, ready) = (&plan.cells[..], &plan.rows[..], &plan.ready);
+        let ground = Ground::new(models, plan.period, threads, &bar);
+        let contest = Contest { ground, cells, rows, ready, takes_part, bounds, seeds };
+        contest.hold(&mut store)
+    };
+    let everyone: BTreeSet<usize> = (0..plan.rows.len()).collect();
+    let (mut results, mut done) = hold(&plan.models, &everyone, &bounds)?;
     let mut turned = Vec::new();
     let mut held = Vec::new();
+    // What could turn is what is claimed: our own rows (or the asked ones) against the primary comparator.
+    let claimed: BTreeSet<usize> = rows::claimed(&plan.rows);
+    let none = vec![None; plan.cells.len()];
     for change in &plan.changes {
-        let (after, more) = hold(&change.apply(&plan.models))?;
+        let (after, more) = hold(&change.apply(&plan.models), &claimed, &none)?;
         done += more;
         let (h, t) = sensitivity::compare(*change, &plan.models, &plan.cells, &plan.rows, &results, &after);
         held.extend(h);
         turned.extend(t);
+    }
+    for (cell, row) in turned.iter().map(|t: &sensitivity::Turned| t.at) {
+        results[cell].undecided.insert(row);
     }
     bar.finish_and_clear();
     println!("{done} runs in {:.1} s, what was there already is not counted", began.elapsed().as_secs_f64());
@@ -149,7 +165,7 @@ fn tell(
         cells: &plan.cells,
         rows: &plan.rows,
         results,
-        seeds: options.seeds,
+        seeds: plan.seeds,
         drops: &plan.drops,
         left_out: &plan.left_out,
     };
@@ -169,7 +185,7 @@ fn tell(
     let costs = cost::measure(&plan.models, &plan.cells, &plan.rows, &plan.ready, plan.period)?;
     println!("{}", cost::told(&costs));
     std::fs::write(options.out.join("costs.json"), serde_json::to_string_pretty(&costs)? + "\n")?;
-    println!("written: {}: cells.csv, eval.json, eval.txt, costs.json, runs.jsonl", options.out.display());
+    println!("written: {}: cells.csv, eval.json, eval.txt, costs.json, runs.jsonl, bounds.jsonl", options.out.display());
     Ok(())
 }
 
@@ -217,11 +233,11 @@ fn plan(options: &Options) -> anyhow::Result<Plan> {
     }
     anyhow::ensure!(!cells.is_empty(), "no cell is left on {}", names.join(", "));
     let period = Nanos::from_ms(options.period_ms);
-    let rows = rows::all(&options.policies);
+    let rows = rows::all(&options.policies, options.quick);
     let (ready, left_out) = prepare(&rows, &models, &cells, period)?;
     let idle = options.idle_share.iter().map(|v| Change::IdleShare(*v));
     let changes = idle.chain(options.little_power.iter().map(|v| Change::LittlePower(*v))).collect();
-    Ok(Plan { models, cells, drops, rows, ready, left_out, changes, period })
+    Ok(Plan { models, cells, drops, rows, ready, left_out, changes, seeds: if options.quick { 1 } else { options.seeds }, period })
 }
 
 /// A file that was given.

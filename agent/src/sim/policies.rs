@@ -7,6 +7,7 @@
 //! | `ondemand+fixed?tuner.subnet=1` | native, the tuner with a parameter |
 //! | `a.wasm+b.wasm?weight-max=800` | two components |
 //! | `kernel:schedutil+dynamic-ofa?tuner.hold=true` | the kernel's governor sets the clocks, the tuner the sub-networks |
+//! | `grants+tandem-tuner` | no upper level: every application has all of its home domain |
 //! | `kernel:schedutil+tandem-allocator+tandem-tuner` | the same with an upper level: domains, CPUs, weights |
 
 use super::beside::{Clockless, Grants};
@@ -25,6 +26,9 @@ use std::time::Duration;
 /// Kernel governors by name.
 pub const KERNEL: [&str; 7] =
     ["conservative", "ondemand", "performance", "powersave", "schedutil", "simple_ondemand", "userspace"];
+
+/// In the place of an allocator: none, every application has all of its home domain ([`Grants`]).
+const NO_UPPER: &str = "grants";
 
 /// One policy of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -205,8 +209,7 @@ fn tuned(text: &str, name: &str, what: &str, params: Vec<Param>) -> Result<SpecK
     };
     let set = match what.split_once('+') {
         Some(_) => set(text, what, others)?,
-        // Any allocator's name will do to read the rest; it is then taken out.
-        None => SetSpec { allocator: Part::Plain, ..set(text, &format!("performance+{what}"), others)? },
+        None => set(text, &format!("{NO_UPPER}+{what}"), others)?,
     };
     Ok(SpecKind::Tuned { cpus, devices, set: SetSpec { clockless: true, ..set } })
 }
@@ -232,12 +235,16 @@ fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
         }
         Err(format!("{text}: {name:?} is no {level}; known: {}, or a .wasm file", known.join(", ")))
     };
+    let upper = match allocator {
+        NO_UPPER => Part::Plain,
+        name => part(name, &native::ALLOCATORS, "allocator")?,
+    };
     let (tuner_params, allocator_params): (Vec<Param>, Vec<Param>) =
         params.into_iter().partition(|(k, _)| k.starts_with("tuner."));
     let strip = |(k, v): Param| (k.trim_start_matches("tuner.").to_owned(), v);
     Ok(SetSpec {
         name: text.into(),
-        allocator: part(allocator, &native::ALLOCATORS, "allocator")?,
+        allocator: upper,
         tuner: part(tuner, &native::TUNERS, "tuner")?,
         allocator_params,
         tuner_params: tuner_params.into_iter().map(strip).collect(),
@@ -284,12 +291,12 @@ impl SetSpec {
 
     /// A component that is not one of ours may not know the parameter `domain`.
     fn is_foreign(&self) -> bool {
-        !native::ALLOCATORS.contains(&self.stem().as_str())
+        !matches!(self.allocator, Part::Plain) && !native::ALLOCATORS.contains(&self.stem().as_str())
     }
 
     fn stem(&self) -> String {
         match &self.allocator {
-            Part::Plain => "grants".into(),
+            Part::Plain => NO_UPPER.into(),
             Part::Native(name) => name.clone(),
             Part::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         }

@@ -27,6 +27,11 @@ impl Sealed {
         let text = format!("{:?}", Scenario { seed: 0, name: String::new(), ..scenario.clone() });
         Arc::new(Self { digest: Key::of(&[text.as_bytes()]), scenario })
     }
+
+    /// With another seed.
+    pub fn seeded(&self, seed: u64) -> Scenario {
+        Scenario { seed, ..self.scenario.clone() }
+    }
 }
 
 /// Where one comparison is made.
@@ -44,6 +49,8 @@ pub struct Cell {
     pub floors: Vec<CentiPercent>,
     /// Nothing of the (first) network's accuracy may be given up.
     pub at_top: bool,
+    /// See [`weak`].
+    pub weak: bool,
     /// As our policies are asked, but for a budget.
     pub scenario: Arc<Sealed>,
     /// As a kernel governor meets it: it knows neither floor nor objective.
@@ -120,6 +127,7 @@ pub fn of_scenario(
         objective: scenario.apps[0].targets[0].1.objective,
         at_top: scenario.apps.iter().zip(&floors).all(|(a, f)| *f == a.network.best()),
         floors,
+        weak: weak(scenario),
         scenario: Sealed::new(scenario.clone()),
         nice: niced(model, &plain),
         plain: Sealed::new(plain),
@@ -284,6 +292,7 @@ impl Base<'_> {
                     block: self.block.name.clone(),
                     objective,
                     floors: floors.clone(),
+                    weak: weak(plain),
                     at_top: floors[0] == self.network(model).best(),
                     scenario: Sealed::new(asked),
                     plain: Arc::clone(&sealed),
@@ -292,6 +301,19 @@ impl Base<'_> {
             }
         }
     }
+}
+
+/// Where the kernel's schedutil is known to be weak (measured in a VM): three quarters of the clock and more, periods of
+/// 100 ms and more, more than one application, a target that is not the period.
+fn weak(scenario: &Scenario) -> bool {
+    let one = |app: &AppPlan| {
+        let Frames::Periodic { period, .. } = app.frames else { return false };
+        let busy = app.largest.is_some_and(|l| l.as_secs() >= 0.745 * period.as_secs());
+        // Files write a period of 33.333 ms as 33.3.
+        let other = |slo: &Slo| slo.latency.is_some_and(|l| (l.as_secs() / period.as_secs() - 1.0).abs() > 0.01);
+        busy || period >= Nanos::from_ms(100) || app.targets.iter().any(|(_, slo)| other(slo))
+    };
+    scenario.apps.len() > 1 || scenario.apps.iter().any(one)
 }
 
 /// A CPU domain beside the one that applications run on.
@@ -367,6 +389,22 @@ mod tests {
         assert!(Arc::ptr_eq(&own, &c.scenario), "energy-first has no budget");
         let d = find("deadline/10Hz-500/deadline-600/none/cap-1000/floor-55.70/energy");
         assert_eq!(d.scenario.scenario.apps[0].targets[0].1.latency, Some(Nanos::from_ms(60)));
+    }
+
+    #[test]
+    fn weak_is_a_high_load_a_long_period_two_models_or_another_deadline() {
+        let (all, _) = cells("odroid-xu3");
+        let weak = |name: &str| all.iter().filter(|c| c.name.starts_with(name)).map(|c| c.weak).collect::<Vec<_>>();
+        for (name, is) in [
+            ("one/30Hz-500/", false),
+            ("one/30Hz-750/", true),
+            ("one/10Hz-500/", true),
+            ("deadline/30Hz-500/", true),
+            ("two/", true),
+        ] {
+            let found = weak(name);
+            assert!(!found.is_empty() && found.iter().all(|w| *w == is), "{name}");
+        }
     }
 
     #[test]

@@ -3,16 +3,15 @@
 //! In two rounds, because what a manager may spend (latency-first, accuracy-first) is what the comparator spends.
 
 use super::cells::{Cell, Sealed};
-use super::figures::Medians;
-use super::judge::{Candidate, Standing, best};
+use super::figures::{Figures, Medians};
+use super::judge::{Candidate, Rules, Standing, best};
 use super::rows::{Pick, Row, What};
 use super::runs::{Governed, Ground, Job, policy_key};
 use super::store::{Key, Store};
 use crate::sim::policies::Spec;
 use crate::sim::run::Prepared;
-use crate::units::Milliwatts;
+use crate::units::{CentiPercent, Milliwatts};
 use anyhow::Context as _;
-use indicatif::ProgressBar;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -28,6 +27,8 @@ pub struct CellResult {
     pub subnets: Vec<usize>,
     /// It meets the target.
     pub feasible: bool,
+    /// Rows whose win here turns with a changed assumption.
+    pub undecided: BTreeSet<usize>,
     /// By row; `None`: it does not run there.
     pub rows: Vec<Option<Placed>>,
 }
@@ -57,10 +58,12 @@ pub struct Contest<'a> {
     pub rows: &'a [Row],
     /// Managers, by row, board and block.
     pub ready: &'a Ready,
+    /// Positions of the rows that take part; the first always does.
+    pub takes_part: &'a BTreeSet<usize>,
+    /// Lower bounds, by cell, J.
+    pub bounds: &'a [Option<f64>],
     /// Runs of each.
     pub seeds: u64,
-    /// At once.
-    pub threads: usize,
 }
 
 /// Board, digest of a scenario, governor: what one table of candidates belongs to.
@@ -80,10 +83,10 @@ impl<'a> Contest<'a> {
     ///
     /// # Errors
     /// A run failed.
-    pub fn hold(&self, store: &mut Store, bar: &ProgressBar) -> anyhow::Result<(Vec<CellResult>, usize)> {
+    pub fn hold(&self, store: &mut Store<Figures>) -> anyhow::Result<(Vec<CellResult>, usize)> {
         let trials = self.trial_jobs(self.trials()?)?;
         let jobs = trials.iter().flat_map(|t| t.jobs.clone()).collect();
-        let mut done = self.ground.run_all(jobs, store, self.threads, bar)?;
+        let mut done = self.ground.run_all(jobs, store)?;
         let mut tried = Tried::new();
         for Trial { which, subnets, jobs } in trials {
             let medians = self.medians(&jobs, store)?;
@@ -94,7 +97,7 @@ impl<'a> Contest<'a> {
         for (i, cell) in self.cells.iter().enumerate() {
             let (result, home_mw) = self.comparator(i, cell, &tried)?;
             let asked = cell.with_budget(home_mw);
-            for (r, row) in self.rows.iter().enumerate() {
+            for (r, row) in self.taking_part() {
                 let What::Policy { spec, .. } = &row.what else { continue };
                 let Some(policy) = self.ready.get(&(r, cell.board, cell.block.clone())) else { continue };
                 let key = policy_key(spec).with_context(|| spec.clone())?;
@@ -103,13 +106,17 @@ impl<'a> Contest<'a> {
             results.push(result);
         }
         let jobs = managers.iter().flat_map(|m| m.2.clone()).collect();
-        done += self.ground.run_all(jobs, store, self.threads, bar)?;
+        done += self.ground.run_all(jobs, store)?;
         for (i, r, jobs) in managers {
             let medians = self.medians(&jobs, store)?;
             results[i].rows[r] = Some(Placed { subnets: vec![], medians, standing: UNJUDGED });
         }
         results.iter_mut().for_each(|r| self.judge(r));
         Ok((results, done))
+    }
+
+    fn taking_part(&self) -> impl Iterator<Item = (usize, &'a Row)> {
+        self.rows.iter().enumerate().filter(|(r, _)| self.takes_part.contains(r))
     }
 
     /// What is tried in each (board, scenario): all fixed choices that hold the floor of one of its cells, under every
@@ -120,7 +127,7 @@ impl<'a> Contest<'a> {
             let choices = choices(cell)?;
             let model = &self.ground.models[cell.board];
             let on_cpus = !model.domain(model.apps_on).cpus.is_empty();
-            for row in self.rows {
+            for (_, row) in self.taking_part() {
                 let What::Trial { governor, nice, cpus_only, .. } = &row.what else { continue };
                 let sealed = if *nice { cell.nice.as_ref() } else { Some(&cell.plain) };
                 let Some(sealed) = sealed.filter(|_| on_cpus || !cpus_only) else { continue };
@@ -161,7 +168,7 @@ impl<'a> Contest<'a> {
         (first..first + self.seeds).map(job).collect()
     }
 
-    fn medians(&self, jobs: &[Job], store: &Store) -> anyhow::Result<Medians> {
+    fn medians(&self, jobs: &[Job], store: &Store<Figures>) -> anyhow::Result<Medians> {
         let runs: Option<Vec<_>> = jobs.iter().map(|j| store.get(&j.key)).collect();
         runs.and_then(|r| Medians::of(&r)).context("a run is missing from the store")
     }
@@ -185,7 +192,7 @@ impl<'a> Contest<'a> {
         let mut rows: Vec<Option<Placed>> = Vec::new();
         let mut feasible = false;
         for (r, row) in self.rows.iter().enumerate() {
-            let placed = place(row);
+            let placed = if self.takes_part.contains(&r) { place(row) } else { None };
             if r == 0 {
                 feasible = placed.as_ref().is_some_and(|p| p.1);
             }
@@ -195,17 +202,24 @@ impl<'a> Contest<'a> {
         let home = usize::from(self.ground.models[cell.board].apps_on.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a power; saturates")]
         let home_mw = Milliwatts(first.medians.domains_mw[home].floor() as u32);
-        Ok((CellResult { cell: i, subnets: first.subnets.clone(), feasible, rows }, home_mw))
+        Ok((CellResult { cell: i, subnets: first.subnets.clone(), feasible, undecided: BTreeSet::new(), rows }, home_mw))
     }
 
     fn judge(&self, result: &mut CellResult) {
         let cell = &self.cells[result.cell];
-        let tops = cell.plain.scenario.apps.iter().map(|a| f64::from(a.network.best().0) / 100.0);
-        let tops: Vec<f64> = tops.collect();
+        let percent = |top1: CentiPercent| f64::from(top1.0) / 100.0;
+        let best: Vec<f64> = cell.plain.scenario.apps.iter().map(|a| percent(a.network.best())).collect();
+        let floors: Vec<f64> = cell.floors.iter().map(|f| percent(*f)).collect();
+        let rules = Rules {
+            objective: cell.objective,
+            feasible: result.feasible,
+            best: &best,
+            floors: &floors,
+            bound: self.bounds[result.cell],
+        };
         let Some(comparator) = result.rows[0].as_ref().map(|p| p.medians.clone()) else { return };
         for placed in result.rows.iter_mut().flatten() {
-            placed.standing =
-                Standing::of(&placed.medians, &comparator, cell.objective, result.feasible, &tops);
+            placed.standing = Standing::of(&placed.medians, &comparator, &rules);
         }
     }
 }
@@ -221,6 +235,8 @@ const UNJUDGED: Standing = Standing {
     co: None,
     switches: f64::NAN,
     moves: f64::NAN,
+    above_bound: None,
+    fair: false,
     in_target: false,
     won: false,
 };

@@ -66,21 +66,40 @@ pub struct Standing {
     pub switches: f64,
     /// Clock changes.
     pub moves: f64,
+    /// The domains' energy against the lower bound's, less 1; `None`: there is none, or the row misses target or floor.
+    pub above_bound: Option<f64>,
     /// See [`in_target`].
     pub in_target: bool,
+    /// At no more violations than the comparator, mean accuracy within 0.2 points of its or above, p95 within the
+    /// target: only then may energies be compared.
+    pub fair: bool,
     /// See [`won`].
     pub won: bool,
 }
 
+/// What a cell is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// What is wanted.
+    pub objective: Objective,
+    /// The comparator meets the target. Where it does not, its p95 stands for the target.
+    pub feasible: bool,
+    /// The networks' best accuracies, %.
+    pub best: &'a [f64],
+    /// The floors, %.
+    pub floors: &'a [f64],
+    /// The lower bound of the energy, J.
+    pub bound: Option<f64>,
+}
+
 impl Standing {
-    /// `feasible`: the comparator meets the target. `best`: the networks' best accuracies, %.
-    pub fn of(row: &Medians, comparator: &Medians, objective: Objective, feasible: bool, best: &[f64]) -> Self {
+    /// Of one row.
+    pub fn of(row: &Medians, comparator: &Medians, rules: &Rules<'_>) -> Self {
         let pairs = || row.apps.iter().zip(&comparator.apps);
-        let latency = pairs()
-            .map(|(a, b)| Some(std::array::from_fn(|i| a.ms.map_or(0.0, |m| m[i]) / b.ms.map_or(0.0, |m| m[i]))).filter(|_| a.ms.is_some() && b.ms.is_some()))
-            .try_fold([0.0_f64; 3], |worst, r: Option<[f64; 3]>| {
-                r.map(|r| std::array::from_fn(|i| worst[i].max(r[i])))
-            });
+        let latency = pairs().try_fold([0.0_f64; 3], |worst, (a, b)| {
+            let (a, b) = a.ms.zip(b.ms)?;
+            Some(std::array::from_fn(|i| worst[i].max(a[i] / b[i])))
+        });
         let diffs = pairs().map(|(a, b)| Some(a.top1? - b.top1?));
         let tops: Option<Vec<f64>> = row.apps.iter().map(|a| a.top1).collect();
         let mut standing = Self {
@@ -93,35 +112,45 @@ impl Standing {
             co: row.co_mhz.zip(comparator.co_mhz).map(|(a, b)| a / b).filter(|r| r.is_finite()),
             switches: row.apps.iter().map(|a| a.switches).sum(),
             moves: row.moves,
+            above_bound: rules.bound.filter(|_| in_target(row) && holds(row, rules.floors)).map(|b| row.energy_j / b - 1.0),
             in_target: in_target(row),
+            fair: false,
             won: false,
         };
-        standing.won = won(&standing, row, comparator, objective, feasible, best);
+        let within = if rules.feasible { standing.in_target } else { standing.p95() <= 1.0 };
+        let no_worse = standing.violations <= violations(comparator);
+        standing.fair = no_worse && within && standing.top1_diff.is_some_and(|d| d >= -SAME_TOP1);
+        standing.won = won(&standing, row, comparator, rules);
         standing
+    }
+
+    /// Of the worst application; nothing finished: infinite.
+    fn p95(&self) -> f64 {
+        self.latency.map_or(f64::INFINITY, |l| l[1])
     }
 }
 
-/// Whether a row beats the comparator by the cell's objective, at no more violations and mean accuracy within 0.2
-/// points or above, whichever it is.
+/// Every application's mean accuracy is at its floor, or within 0.2 points.
+fn holds(row: &Medians, floors: &[f64]) -> bool {
+    row.apps.iter().zip(floors).all(|(a, floor)| a.top1.is_some_and(|t| t >= floor - SAME_TOP1))
+}
+
+/// Whether a row beats the comparator by the cell's objective; always at no more violations and mean accuracy within 0.2
+/// points or above.
 ///
 /// - energy: less energy, p95 within the target;
 /// - latency: lower p95 at no more energy;
 /// - accuracy: higher (or the network's best) at no more energy, p95 within the target.
-///
-/// Where the comparator itself misses the target, its p95 stands for the target.
-fn won(s: &Standing, row: &Medians, comparator: &Medians, objective: Objective, feasible: bool, best: &[f64]) -> bool {
-    let p95 = s.latency.map_or(f64::INFINITY, |l| l[1]);
-    let within = if feasible { s.in_target } else { p95 <= 1.0 };
-    let fair = s.violations <= violations(comparator) && s.top1_diff.is_some_and(|d| d >= -SAME_TOP1);
+fn won(s: &Standing, row: &Medians, comparator: &Medians, rules: &Rules<'_>) -> bool {
     let higher = || {
-        let above = |(a, b): (&super::figures::AppMedians, &super::figures::AppMedians)| a.top1 > b.top1;
-        let at_best = row.apps.iter().zip(best).all(|(a, best)| a.top1.is_some_and(|t| t >= best - SAME_TOP1));
-        at_best || row.apps.iter().zip(&comparator.apps).any(above)
+        let above = row.apps.iter().zip(&comparator.apps).any(|(a, b)| a.top1 > b.top1);
+        above || holds(row, rules.best)
     };
-    fair && match objective {
-        Objective::Energy => s.energy < 1.0 && within,
-        Objective::Latency => p95 < 1.0 && s.energy <= 1.0,
-        Objective::Accuracy => higher() && s.energy <= 1.0 && within,
+    // Lower latency than a comparator within the target is within it.
+    s.fair && match rules.objective {
+        Objective::Energy => s.energy < 1.0,
+        Objective::Latency => s.p95() < 1.0 && s.energy <= 1.0,
+        Objective::Accuracy => higher() && s.energy <= 1.0,
     }
 }
 
@@ -165,15 +194,19 @@ mod tests {
     #[test]
     fn a_win_needs_every_condition_of_its_objective() {
         let base = medians(2.0, 30.0, 0.02, 70.0);
-        let won = |row: &Medians, objective, feasible| Standing::of(row, &base, objective, feasible, &[71.8]).won;
+        let against = |row: &Medians, base: &Medians, objective, feasible, best| {
+            Standing::of(row, base, &Rules { objective, feasible, best: &[best], floors: &[69.0], bound: None }).won
+        };
+        let won = |row: &Medians, objective, feasible| against(row, &base, objective, feasible, 71.8);
         let e = |row: &Medians| won(row, Objective::Energy, true);
         assert!(e(&medians(1.9, 33.0, 0.02, 69.8)), "slower, but within the target");
         assert!(!e(&medians(2.0, 20.0, 0.0, 71.0)), "no less energy");
         assert!(!e(&medians(1.0, 30.0, 0.03, 70.0)), "more violations");
         assert!(!e(&medians(1.0, 30.0, 0.02, 69.7)), "accuracy given up");
         let late = medians(1.0, 40.0, 0.50, 70.0);
-        assert!(!Standing::of(&late, &medians(2.0, 45.0, 0.6, 70.0), Objective::Energy, true, &[71.8]).won);
-        assert!(Standing::of(&late, &medians(2.0, 45.0, 0.6, 70.0), Objective::Energy, false, &[71.8]).won);
+        let later = medians(2.0, 45.0, 0.6, 70.0);
+        assert!(!against(&late, &later, Objective::Energy, true, 71.8));
+        assert!(against(&late, &later, Objective::Energy, false, 71.8), "its p95 stands for the target");
 
         let l = |row: &Medians| won(row, Objective::Latency, true);
         assert!(l(&medians(2.0, 29.0, 0.0, 70.0)));
@@ -184,8 +217,7 @@ mod tests {
         assert!(a(&medians(2.0, 30.0, 0.02, 70.1)));
         assert!(!a(&medians(2.0, 30.0, 0.02, 70.0)), "not above");
         assert!(!a(&medians(2.1, 30.0, 0.02, 71.8)), "more energy");
-        let best = Standing::of(&base, &base, Objective::Accuracy, true, &[70.0]);
-        assert!(best.won, "there is nothing above the best");
+        assert!(against(&base, &base, Objective::Accuracy, true, 70.0), "there is nothing above the best");
     }
 
     #[test]
@@ -195,10 +227,16 @@ mod tests {
             m.apps.extend(medians(1.0, p95[1], 0.01, top1[1]).apps);
             m
         };
-        let s = Standing::of(&two([10.0, 120.0], [72.0, 75.0]), &two([20.0, 100.0], [70.0, 76.0]), Objective::Energy, true, &[]);
+        let of = |row: &Medians, bound| {
+            let rules = Rules { objective: Objective::Energy, feasible: true, best: &[], floors: &[72.0, 75.1], bound };
+            Standing::of(row, &two([20.0, 100.0], [70.0, 76.0]), &rules)
+        };
+        let s = of(&two([10.0, 120.0], [72.0, 75.0]), Some(0.8));
         assert_eq!((s.latency.unwrap()[1], s.top1_diff, s.violations), (1.2, Some(-1.0), 0.01));
+        assert!(s.above_bound.is_some_and(|b| (b - 0.25).abs() < 1e-9), "{s:?}");
+        assert_eq!(of(&two([10.0, 120.0], [72.0, 74.8]), Some(0.8)).above_bound, None, "the second's floor is given up");
         let mut none = two([10.0, 120.0], [72.0, 75.0]);
         none.apps[1].ms = None;
-        assert_eq!(Standing::of(&none, &two([20.0, 100.0], [70.0, 76.0]), Objective::Energy, true, &[]).latency, None);
+        assert_eq!(of(&none, None).latency, None);
     }
 }

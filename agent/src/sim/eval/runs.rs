@@ -8,6 +8,7 @@ use crate::sim::outcome::Outcome;
 use crate::sim::policies::Spec;
 use crate::sim::run::{Prepared, RunError, undisturbed};
 use crate::units::Nanos;
+use anyhow::Context as _;
 use indicatif::ProgressBar;
 use std::collections::HashSet;
 use std::path::Path;
@@ -46,30 +47,31 @@ pub struct Ground<'a> {
     pub models: &'a [Model],
     /// Digest of each: every constant and table.
     pub digests: Vec<Key>,
-    /// Of the program.
-    pub program: &'a Key,
     /// A tick.
     pub period: Nanos,
+    /// At once.
+    pub threads: usize,
+    /// Tells how far it has come.
+    pub bar: &'a ProgressBar,
 }
 
 impl<'a> Ground<'a> {
     /// Digests the models.
-    pub fn new(models: &'a [Model], program: &'a Key, period: Nanos) -> Self {
+    pub fn new(models: &'a [Model], period: Nanos, threads: usize, bar: &'a ProgressBar) -> Self {
         let digests = models.iter().map(|m| Key::of(&[format!("{m:?}").as_bytes()])).collect();
-        Self { models, digests, program, period }
+        Self { models, digests, period, threads, bar }
     }
 
     /// The key of a run.
     pub fn key(&self, board: usize, sealed: &Sealed, policy: &Key, seed: u64) -> Key {
         let numbers = [self.period.0.to_le_bytes(), seed.to_le_bytes()].concat();
         let digest = &self.digests[board];
-        Key::of(&[self.program.bytes(), digest.bytes(), sealed.digest.bytes(), policy.bytes(), &numbers])
+        Key::of(&[digest.bytes(), sealed.digest.bytes(), policy.bytes(), &numbers])
     }
 
     fn run(&self, job: &Job) -> Result<Figures, RunError> {
         let model = &self.models[job.board];
-        let mut scenario = job.sealed.scenario.clone();
-        scenario.seed = job.seed;
+        let scenario = job.sealed.seeded(job.seed);
         let book = match &job.governed {
             Governed::Fixed(spec) => {
                 let rule = spec.rule(&scenario.apps).map_err(RunError::Spec)?;
@@ -84,42 +86,56 @@ impl<'a> Ground<'a> {
     ///
     /// # Errors
     /// A policy failed, or the store cannot be written.
-    pub fn run_all(&self, jobs: Vec<Job>, store: &mut Store, threads: usize, bar: &ProgressBar) -> anyhow::Result<usize> {
+    pub fn run_all(&self, jobs: Vec<Job>, store: &mut Store<Figures>) -> anyhow::Result<usize> {
         let mut seen = HashSet::new();
         let new = |j: &Job| store.get(&j.key).is_none() && seen.insert(j.key.clone());
         let todo: Vec<Job> = jobs.into_iter().filter(new).collect();
-        bar.inc_length(todo.len() as u64);
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (send, receive) = mpsc::channel();
-        let (todo, next, stop) = (&todo, &next, &stop);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                let send = send.clone();
-                scope.spawn(move || {
-                    while let Some(job) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let answer = (job, self.run(job));
-                        if stop.load(Ordering::Relaxed) || send.send(answer).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(send);
-            let mut failed = None;
-            for (job, answer) in receive {
-                let kept = match answer {
-                    Ok(figures) => store.put(job.key.clone(), figures),
-                    Err(e) => Err(anyhow::Error::from(e).context(job.sealed.scenario.name.clone())),
-                };
-                if let Err(e) = kept {
-                    stop.store(true, Ordering::Relaxed);
-                    failed.get_or_insert(e);
-                }
-                bar.inc(1);
-            }
-            failed.map_or(Ok(todo.len()), Err)
-        })
+        self.bar.inc_length(todo.len() as u64);
+        let keep = |job: &Job, answer: Result<Figures, RunError>| {
+            let figures = answer.with_context(|| job.sealed.scenario.name.clone())?;
+            self.bar.inc(1);
+            store.put(job.key.clone(), figures)
+        };
+        each(&todo, self.threads, |job| self.run(job), keep)?;
+        Ok(todo.len())
     }
+}
+
+/// Works on all at once on so many threads; `keep` gets every answer here, as they come. Its first error ends it.
+///
+/// # Errors
+/// What `keep` says.
+pub fn each<T: Sync, A: Send>(
+    todo: &[T],
+    threads: usize,
+    work: impl Fn(&T) -> A + Sync,
+    mut keep: impl FnMut(&T, A) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (send, receive) = mpsc::channel();
+    let (next, stop, work) = (&next, &stop, &work);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let send = send.clone();
+            scope.spawn(move || {
+                while let Some(item) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let answer = work(item);
+                    if stop.load(Ordering::Relaxed) || send.send((item, answer)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let mut failed = None;
+        for (item, answer) in receive {
+            if failed.is_none() && let Err(e) = keep(item, answer) {
+                stop.store(true, Ordering::Relaxed);
+                failed = Some(e);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    })
 }
 
 /// What a policy's text stands for: a component counts by its bytes.
@@ -141,4 +157,22 @@ pub fn policy_key(text: &str) -> std::io::Result<Key> {
 /// It cannot be read.
 pub fn program_key() -> std::io::Result<Key> {
     Ok(Key::of(&[&std::fs::read(std::env::current_exe()?)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_answers_are_kept_and_the_first_error_ends_it() {
+        let todo: Vec<u64> = (0..500).collect();
+        let mut sum = 0;
+        each(&todo, 3, |n| n * 2, |n, twice| { assert_eq!(twice, n * 2); sum += n; Ok(()) }).unwrap();
+        assert_eq!(sum, 499 * 250);
+        let (done, mut kept) = (AtomicUsize::new(0), 0);
+        let work = |_: &u64| done.fetch_add(1, Ordering::Relaxed);
+        let keep = |n: &u64, _| if *n == 3 { anyhow::bail!("no room") } else { kept += 1; Ok(()) };
+        assert_eq!(each(&todo, 1, work, keep).unwrap_err().to_string(), "no room");
+        assert_eq!(kept, 3);
+    }
 }

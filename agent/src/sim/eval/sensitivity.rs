@@ -50,6 +50,9 @@ pub struct Turned {
     pub change: String,
     /// Board and cell.
     pub cell: String,
+    /// Positions of the cell's result and of the row.
+    #[serde(skip)]
+    pub at: (usize, usize),
     /// Whose.
     pub row: String,
     /// It won as the model stands (and does no more), or the other way round.
@@ -66,6 +69,8 @@ pub struct Held {
     pub change: String,
     /// Whose.
     pub row: String,
+    /// How many cells were compared.
+    pub cells: usize,
     /// Cells won as the model stands, of them still won, and won only with the change.
     pub won: usize,
     /// See above.
@@ -85,11 +90,12 @@ pub fn compare(
 ) -> (Vec<Held>, Vec<Turned>) {
     let (mut held, mut turned) = (Vec::new(), Vec::new());
     for (r, row) in rows.iter().enumerate().filter(|(_, row)| matches!(row.what, What::Policy { .. })) {
-        let mut sum = Held { change: change.name(), row: row.name.clone(), won: 0, held: 0, gained: 0 };
-        for (a, b) in before.iter().zip(after) {
+        let mut sum = Held { change: change.name(), row: row.name.clone(), cells: 0, won: 0, held: 0, gained: 0 };
+        for (i, (a, b)) in before.iter().zip(after).enumerate() {
             let (Some(x), Some(y)) = (&a.rows[r], &b.rows[r]) else { continue };
             let cell = &cells[a.cell];
             let (before, after) = (x.standing.won, y.standing.won);
+            sum.cells += 1;
             sum.won += usize::from(before);
             sum.held += usize::from(before && after);
             sum.gained += usize::from(!before && after);
@@ -97,13 +103,16 @@ pub fn compare(
                 turned.push(Turned {
                     change: change.name(),
                     cell: format!("{}:{}", models[cell.board].name, cell.name),
+                    at: (i, r),
                     row: row.name.clone(),
                     won_before: before,
                     energy: [x.standing.energy, y.standing.energy],
                 });
             }
         }
-        held.push(sum);
+        if sum.cells > 0 {
+            held.push(sum);
+        }
     }
     (held, turned)
 }
@@ -126,11 +135,11 @@ pub fn csv(turned: &[Turned], path: &std::path::Path) -> anyhow::Result<()> {
 pub fn told(held: &[Held]) -> String {
     let one = |h: &Held| {
         format!(
-            "  {}: {}: of {} cells won {} are still won, {} are won anew\n",
-            h.change, h.row, h.won, h.held, h.gained
+            "  {}: {}: of {} cells won ({} compared) {} are still won, {} are won anew\n",
+            h.change, h.row, h.won, h.cells, h.held, h.gained
         )
     };
-    format!("wins with one assumption changed (cells that turn: sensitivity.csv)\n{}", held.iter().map(one).collect::<String>())
+    format!("wins with one assumption changed; a cell that turns with any of them is undecided (sensitivity.csv)\n{}", held.iter().map(one).collect::<String>())
 }
 
 #[cfg(test)]
