@@ -265,7 +265,7 @@ fn governors_by_kernel_arithmetic_name_their_kind() {
     let kit = baseline("kernel:schedutil?invariant=false").mean_mw();
     assert!(kit > invariant * 1.15, "{kit} {invariant}");
     assert!(matches!(
-        Spec::parse("kernel:schedutil").unwrap().rule(&scenario("stream-30").apps[0].network),
+        Spec::parse("kernel:schedutil").unwrap().rule(&scenario("stream-30").apps),
         Ok(tandem::sim::machine::Rule::Kernel { cpus: Which::Schedutil { invariant: true, .. }, .. })
     ));
 }

@@ -284,7 +284,7 @@ impl SetSpec {
 
     /// A component that is not one of ours may not know the parameter `domain`.
     fn is_foreign(&self) -> bool {
-        !native::ALLOCATORS.contains(&self.stem().as_str())
+        !matches!(self.allocator, Part::Plain) && !native::ALLOCATORS.contains(&self.stem().as_str())
     }
 
     fn stem(&self) -> String {
