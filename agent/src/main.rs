@@ -58,6 +58,9 @@ enum What {
     /// Policies over a simulated board: a table, JSON, CSV, a time line.
     #[cfg(feature = "sim")]
     Sim(tandem::sim::command::Options),
+    /// Policies x simulated boards x scenarios, against the kernel's governors: tables, CSV, JSON, plots.
+    #[cfg(feature = "sim")]
+    Eval(tandem::sim::eval::Options),
     /// Ask a running agent to panic in its loop (only if it was started with --allow-panic).
     #[command(hide = true)]
     Panic {
@@ -78,7 +81,7 @@ impl What {
     fn log_level(&self) -> &'static str {
         match self {
             #[cfg(feature = "sim")]
-            Self::Sim(_) => "error",
+            Self::Sim(_) | Self::Eval(_) => "error",
             _ => "info",
         }
     }
@@ -178,6 +181,8 @@ fn carry_out(what: What) -> anyhow::Result<()> {
         What::Demo(options) => tandem::demo::run(&options),
         #[cfg(feature = "sim")]
         What::Sim(options) => tandem::sim::command::run(&options),
+        #[cfg(feature = "sim")]
+        What::Eval(options) => tandem::sim::eval::run(&options),
         What::Panic { agent } => say(&agent, &Command::Panic {}),
         What::Burn { cpu } => burn(cpu),
     }

@@ -7,13 +7,18 @@
 //! - [`scenario`]: who runs, who wants what, who disturbs;
 //! - [`machine`]: what then happens, from event to event, governed by the agent or by the [`kernel`]'s own
 //!   governors ([`run_queue`], [`sched`], [`thermal`], [`stream`]);
-//! - [`policies`], [`native`]: what governs; [`run`]: one run; [`outcome`]: its figures; [`compare`]: several,
+//! - [`policies`], [`native`], [`beside`]: what governs; [`run`]: one run; [`outcome`]: its figures; [`compare`]: several,
 //!   and what hangs on an assumption; [`report`], [`command`]: `tandem sim`;
+//! - [`eval`]: `tandem eval`, policies x boards x scenarios against the kernel's governors;
+//! - [`bound`]: how little energy a scenario could have cost;
 //! - [`residency`]: a governor's clocks under a load, to be held against a kernel's.
 
+pub mod beside;
+pub mod bound;
 pub mod command;
 pub mod compare;
 pub mod constant;
+pub mod eval;
 pub mod fit;
 pub mod kernel;
 pub mod machine;

@@ -14,6 +14,7 @@ macro_rules! needs {
 use needs;
 
 mod end_to_end;
+mod eval;
 mod networks;
 mod profile;
 mod sim;

@@ -58,6 +58,9 @@ fn every_policy_decides_the_same_natively_and_as_wasm_over_every_scenario() {
         ("performance", "fixed"),
         ("powersave", "fixed"),
         ("schedutil", "fixed"),
+        ("performance", "dynamic-ofa"),
+        ("powersave", "lrgd"),
+        ("powersave", "loudva"),
         ("tandem-allocator", "tandem-tuner"),
     ];
     let mut ticks = 0;
@@ -262,7 +265,7 @@ fn governors_by_kernel_arithmetic_name_their_kind() {
     let kit = baseline("kernel:schedutil?invariant=false").mean_mw();
     assert!(kit > invariant * 1.15, "{kit} {invariant}");
     assert!(matches!(
-        Spec::parse("kernel:schedutil").unwrap().rule(&scenario("stream-30").apps[0].network),
+        Spec::parse("kernel:schedutil").unwrap().rule(&scenario("stream-30").apps),
         Ok(tandem::sim::machine::Rule::Kernel { cpus: Which::Schedutil { invariant: true, .. }, .. })
     ));
 }

@@ -2,6 +2,7 @@
 //! `evidence docs` writes `docs/evidence.md` from those files. A missed goal is a figure, not a failure.
 
 mod docs;
+mod eval;
 mod governors;
 mod live;
 mod manager;
@@ -150,10 +151,12 @@ fn main() -> anyhow::Result<()> {
         "vm-board" => vm::board()?,
         "governors" => governors::governors()?,
         "thermal" => thermal::thermal()?,
+        "sim" => eval::sim()?,
+        "ablation" => eval::ablation()?,
         "sim-speed" => sim::speed()?,
         "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-board, governors, thermal, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-board, governors, thermal, sim, ablation, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
         ),
     };
     anyhow::ensure!(

@@ -4,7 +4,8 @@
 //! frames that arrive and finish, clocks that change, co-runners that come and go, what the scenario does to
 //! the machine, polls of the thermal zone and the kernel governors' moments.
 //!
-//! Either the agent governs it, through [`Machine`], or the kernel's own governors do ([`super::kernel`]).
+//! Either the agent governs it, through [`crate::governor::Machine`], or the kernel's own governors do ([`super::kernel`]),
+//! or both: the kernel the clocks, the agent the applications; or nobody does, and everything stays at one [`Point`].
 
 mod act;
 mod app;
@@ -42,9 +43,37 @@ pub enum Rule {
         cpus: Which,
         /// On devices.
         devices: Which,
-        /// Position of the sub-network of every application; beyond its last: its last.
-        subnet: usize,
+        /// Position of the sub-network of each application, or one for all; beyond its last: its last. Empty: the largest.
+        subnets: Vec<usize>,
     },
+    /// A kernel governor sets the clocks; what the agent orders for applications gets through, OPPs do not.
+    Tuned {
+        /// On CPU domains.
+        cpus: Which,
+        /// On devices.
+        devices: Which,
+    },
+    /// Nobody: one operating point from the first moment to the last, under the caps.
+    Point(Point),
+}
+
+/// An operating point of the whole machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub struct Point {
+    /// OPP by domain.
+    pub opps: Vec<usize>,
+    /// Domain and sub-network by application.
+    pub apps: Vec<(usize, usize)>,
+}
+
+impl Rule {
+    /// The kernel's governors for CPU domains and for devices, if they set the clocks.
+    fn kernel(&self) -> Option<(Which, Which)> {
+        match self {
+            Self::Kernel { cpus, devices, .. } | Self::Tuned { cpus, devices } => Some((*cpus, *devices)),
+            Self::Agent | Self::Point(_) => None,
+        }
+    }
 }
 
 /// Why a scenario cannot run on a board.
@@ -54,6 +83,18 @@ pub struct Unfit {
     scenario: String,
     board: String,
     rule: String,
+}
+
+impl Unfit {
+    /// Because of that rule.
+    pub fn new(model: &Model, scenario: &Scenario, rule: String) -> Self {
+        Self::of(&model.name, &scenario.name, rule)
+    }
+
+    /// The same by names.
+    pub fn of(board: &str, scenario: &str, rule: String) -> Self {
+        Self { scenario: scenario.into(), board: board.into(), rule }
+    }
 }
 
 /// One thread of a co-runner.
@@ -82,6 +123,17 @@ enum Plan {
     Event(usize),
 }
 
+/// What is counted while it runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// By domain, since the start, mJ.
+    pub energy_mj: Vec<f64>,
+    /// Frames that came, by application.
+    pub arrived: Vec<u64>,
+    /// Frames that were dropped, by application.
+    pub dropped: Vec<u64>,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct SimMachine {
@@ -105,7 +157,10 @@ pub struct SimMachine {
     temp_noise: f64,
     power_noise: f64,
     contention: f64,
-    agent: bool,
+    /// The kernel sets the clocks.
+    kernel: bool,
+    /// The agent's orders are carried out.
+    ordered: bool,
     cpus: usize,
     book: Book,
 }
@@ -116,18 +171,31 @@ impl SimMachine {
     /// # Errors
     /// The scenario names what the board lacks.
     pub fn new(model: &Model, scenario: &Scenario, rule: &Rule) -> Result<Self, Unfit> {
-        let unfit = |rule: String| Unfit { scenario: scenario.name.clone(), board: model.name.clone(), rule };
+        let unfit = |rule: String| Unfit::new(model, scenario, rule);
         let mut domains = Vec::new();
         for (id, _) in model.board.ids() {
             domains.push(SimDomain::new(model, id, kernel_of(model, id, rule)).map_err(unfit)?);
         }
-        let subnet = match rule {
-            Rule::Agent => None,
-            Rule::Kernel { subnet, .. } => Some(*subnet),
-        };
         let mut apps = Vec::new();
         for i in 0..scenario.apps.len() {
-            apps.push(SimApp::new(i, scenario, model, subnet).map_err(unfit)?);
+            let (domain, subnet) = match rule {
+                Rule::Agent | Rule::Tuned { .. } => (None, None),
+                Rule::Kernel { subnets, .. } => (None, subnets.get(i).or(subnets.first()).copied()),
+                Rule::Point(point) => point.apps.get(i).copied().unzip(),
+            };
+            let mut app = SimApp::new(i, scenario, model, subnet).map_err(unfit)?;
+            if let Some(domain) = domain.filter(|d| *d < domains.len()) {
+                (app.domain, app.next_domain) = (domain, domain);
+            }
+            apps.push(app);
+        }
+        if let Rule::Point(point) = rule {
+            for (domain, opp) in domains.iter_mut().zip(&point.opps) {
+                domain.arrive((*opp).min(usize::from(domain.top().0)));
+                domain.set_power();
+                domain.moves = 0;
+                domain.moves_all = 0;
+            }
         }
         let (others, mut plan) = co_runners(model, scenario).map_err(unfit)?;
         plan.push((scenario.warm_up, Plan::Settled));
@@ -140,7 +208,7 @@ impl SimMachine {
         plan.sort_by_key(|(at, _)| *at);
         let mut machine = Self {
             now: Nanos(0),
-            clocks: Clocks::new(&domains, apps.len()),
+            clocks: Clocks::new(&domains, apps.len(), rule.kernel().is_none()),
             book: Book::new(&domains, apps.len(), scenario.co_runners.len()),
             cpus: model.board.domains.iter().flat_map(|d| &d.cpus).max().map_or(0, |c| *c as usize + 1),
             domains,
@@ -160,7 +228,8 @@ impl SimMachine {
             temp_noise: model.constant("temp-noise-c"),
             power_noise: model.constant("power-noise"),
             contention: model.constant("contention"),
-            agent: *rule == Rule::Agent,
+            kernel: rule.kernel().is_some(),
+            ordered: matches!(rule, Rule::Agent | Rule::Tuned { .. }),
         };
         machine.happen();
         Ok(machine)
@@ -195,6 +264,33 @@ impl SimMachine {
     pub fn into_book(mut self) -> Book {
         self.close_book();
         self.book
+    }
+
+    /// Totals since the start, or the warm-up's end.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            energy_mj: self.domains.iter().map(|d| d.energy_mj).collect(),
+            arrived: self.book.arrived.clone(),
+            dropped: self.book.dropped.clone(),
+        }
+    }
+
+    /// When the frames came that wait or are in flight.
+    pub fn unfinished(&self, app: usize) -> impl Iterator<Item = Nanos> {
+        let app = &self.apps[app];
+        app.waiting.iter().copied().chain(app.flight.map(|f| f.arrived))
+    }
+
+    /// Everything begins anew: nothing waits, nothing is in flight, and it is so warm. For runs at one
+    /// [`Point`] that are cut into pieces.
+    pub fn forget(&mut self, celsius: f64) {
+        for app in &mut self.apps {
+            app.waiting.clear();
+            app.flight = None;
+        }
+        (self.heat.celsius, self.heat.state) = (celsius, 0);
+        self.set_caps();
+        (0..self.domains.len()).for_each(|d| self.rearrange(d));
     }
 
     /// New places, rates and power after something changed on a domain.
@@ -299,16 +395,16 @@ fn mask(cpus: &[usize]) -> u64 {
 
 fn kernel_of(model: &Model, id: DomainId, rule: &Rule) -> Option<Kernel> {
     let domain = model.domain(id);
-    let Rule::Kernel { cpus, devices, .. } = rule else { return None };
+    let (cpus, devices) = rule.kernel()?;
     let which = if domain.cpus.is_empty() {
-        match *devices {
+        match devices {
             Which::SimpleOndemand { .. } => Which::SimpleOndemand {
                 poll: Nanos::from_secs(model.domain_constant(id, "poll-ms") / 1000.0),
             },
             other => other,
         }
     } else {
-        *cpus
+        cpus
     };
     let freqs: Vec<u64> = domain.opps.iter().map(|o| o.freq.raw).collect();
     Some(Kernel::new(which, &freqs, domain.cpus.len(), domain.transition_latency))

@@ -18,7 +18,7 @@ use policy_sdk as sdk;
 pub const ALLOCATORS: [&str; 6] =
     ["conservative", "ondemand", "performance", "powersave", "schedutil", "tandem-allocator"];
 /// Tuners by name.
-pub const TUNERS: [&str; 2] = ["fixed", "tandem-tuner"];
+pub const TUNERS: [&str; 5] = ["dynamic-ofa", "fixed", "loudva", "lrgd", "tandem-tuner"];
 
 /// An allocator of that name, not started; `None`: no such.
 pub fn allocator(name: &str) -> Option<Box<dyn Allocator>> {
@@ -36,7 +36,10 @@ pub fn allocator(name: &str) -> Option<Box<dyn Allocator>> {
 /// A tuner of that name, not started; `None`: no such.
 pub fn tuner(name: &str) -> Option<Box<dyn Tuner>> {
     Some(match name {
+        "dynamic-ofa" => Box::new(NativeTuner::<dynamic_ofa::DynamicOfa>::new("dynamic-ofa")),
         "fixed" => Box::new(NativeTuner::<fixed::Fixed>::new("fixed")),
+        "loudva" => Box::new(NativeTuner::<loudva::LoudVa>::new("loudva")),
+        "lrgd" => Box::new(NativeTuner::<lrgd::Lrgd>::new("lrgd")),
         "tandem-tuner" => Box::new(NativeTuner::<tandem_tuner::TandemTuner>::new("tandem-tuner")),
         _ => return None,
     })

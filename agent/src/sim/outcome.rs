@@ -20,7 +20,10 @@ pub struct AppOutcome {
     pub p50_ms: Option<f64>,
     /// 95th percentile, nearest rank.
     pub p95_ms: Option<f64>,
-    /// Late, dropped, or overdue at the end; share of those that came.
+    /// 99th percentile, nearest rank.
+    pub p99_ms: Option<f64>,
+    /// Late, dropped, or overdue at the end; share of those that came. What had waited since the warm-up and is lost can make
+    /// it more than all: then 1.
     pub violations: f64,
     /// Mean accuracy of the sub-networks that ran, %.
     pub top1: Option<f64>,
@@ -159,7 +162,8 @@ fn app(
         dropped,
         p50_ms: rank(500),
         p95_ms: rank(950),
-        violations: ratio(late + dropped + overdue, arrived.max(done)),
+        p99_ms: rank(990),
+        violations: ratio(late + dropped + overdue, arrived.max(done)).min(1.0),
         top1: (done > 0).then(|| ratio(sum, done) / 100.0),
         switches: frames.windows(2).filter(|w| w[0].subnet != w[1].subnet).count() as u64,
     }

@@ -1,15 +1,20 @@
-//! Which policies a run is about: `kernel:NAME` or `ALLOCATOR+TUNER`, with parameters.
+//! Which policies a run is about: `kernel:NAME`, `ALLOCATOR+TUNER` or `kernel:NAME+TUNER`, with parameters.
 //!
 //! | text | what serves |
 //! |---|---|
-//! | `kernel:schedutil?subnet=2` | the kernel's governor, every application at its third sub-network |
+//! | `kernel:schedutil?subnet=2` | the kernel's governor, every application at its third sub-network; `2,0`: one each |
 //! | `tandem` | `tandem-allocator+tandem-tuner`, linked natively |
 //! | `ondemand+fixed?tuner.subnet=1` | native, the tuner with a parameter |
 //! | `a.wasm+b.wasm?weight-max=800` | two components |
+//! | `kernel:schedutil+dynamic-ofa?tuner.hold=true` | the kernel's governor sets the clocks, the tuner the sub-networks |
+//! | `grants+tandem-tuner` | no upper level: every application has all of its home domain |
+//! | `kernel:schedutil+tandem-allocator+tandem-tuner` | the same with an upper level: domains, CPUs, weights |
 
+use super::beside::{Clockless, Grants};
 use super::kernel::Which;
 use super::machine::Rule;
 use super::native;
+use super::scenario::AppPlan;
 use crate::policy::slot::PolicySource;
 use crate::policy::wasm::{Compiled, WasmAllocator, WasmEngine, WasmLimits, WasmTuner};
 use crate::policy::{Allocator, App, Param, PolicyError, Tuner};
@@ -21,6 +26,9 @@ use std::time::Duration;
 /// Kernel governors by name.
 pub const KERNEL: [&str; 7] =
     ["conservative", "ondemand", "performance", "powersave", "schedutil", "simple_ondemand", "userspace"];
+
+/// In the place of an allocator: none, every application has all of its home domain ([`Grants`]).
+const NO_UPPER: &str = "grants";
 
 /// One policy of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +53,15 @@ pub enum SpecKind {
     },
     /// A policy set.
     Set(SetSpec),
+    /// The kernel sets the clocks, a set the rest.
+    Tuned {
+        /// On CPUs.
+        cpus: Which,
+        /// On devices.
+        devices: Which,
+        /// Its wishes for clocks are dropped.
+        set: SetSpec,
+    },
 }
 
 /// A policy set.
@@ -55,10 +72,14 @@ pub struct SetSpec {
     tuner: Part,
     allocator_params: Vec<Param>,
     tuner_params: Vec<Param>,
+    /// The kernel has the clocks.
+    clockless: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Part {
+    /// No upper level: [`Grants`].
+    Plain,
     Native(String),
     File(PathBuf),
 }
@@ -72,7 +93,10 @@ impl Spec {
         let (what, query) = text.split_once('?').unwrap_or((text, ""));
         let params = params(text, query)?;
         let kind = match what.strip_prefix("kernel:") {
-            Some(name) => kernel(text, name, params)?,
+            Some(what) => match what.split_once('+') {
+                Some((name, set)) => tuned(text, name, set, params)?,
+                None => kernel(text, what, params)?,
+            },
             None => SpecKind::Set(set(text, what, params)?),
         };
         Ok(Self { text: text.into(), kind })
@@ -81,24 +105,46 @@ impl Spec {
     /// How the machine is run for it.
     ///
     /// # Errors
-    /// The first application's network has no such sub-network.
-    pub fn rule(&self, network: &super::network::Network) -> Result<Rule, String> {
-        let SpecKind::Kernel { cpus, devices, subnet } = &self.kind else { return Ok(Rule::Agent) };
-        let last = network.subnets.len() - 1;
-        let subnet = match subnet {
-            None => last,
-            Some(s) => network.subnet(s).ok_or_else(|| {
-                let names: Vec<_> = network.subnets.iter().map(|s| s.name.as_str()).collect();
-                format!("{}: subnet {s:?}: must be one of {}, or its index", self.text, names.join(", "))
-            })?,
+    /// An application's network has no such sub-network.
+    pub fn rule(&self, apps: &[AppPlan]) -> Result<Rule, String> {
+        let (cpus, devices, subnet) = match &self.kind {
+            SpecKind::Kernel { cpus, devices, subnet } => (cpus, devices, subnet),
+            SpecKind::Tuned { cpus, devices, .. } => {
+                return Ok(Rule::Tuned { cpus: *cpus, devices: *devices });
+            }
+            SpecKind::Set(_) => return Ok(Rule::Agent),
         };
-        Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnet })
+        let Some(named) = subnet else {
+            return Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnets: vec![] });
+        };
+        let named: Vec<&str> = named.split(',').collect();
+        if named.len() > 1 && named.len() != apps.len() {
+            let rule = format!("{} sub-networks for {} applications", named.len(), apps.len());
+            return Err(format!("{}: subnet: {rule}; name one for all, or one each", self.text));
+        }
+        // One for all is a position: of an application that has fewer, its last (`SimApp`).
+        let find = |app: &AppPlan, s: &str| {
+            app.network.subnet(s).ok_or_else(|| {
+                let names: Vec<_> = app.network.subnets.iter().map(|s| s.name.as_str()).collect();
+                format!("{}: subnet {s:?}: must be one of {}, or its index", self.text, names.join(", "))
+            })
+        };
+        let subnets = apps.iter().zip(named).map(|(app, s)| find(app, s)).collect::<Result<_, _>>()?;
+        Ok(Rule::Kernel { cpus: *cpus, devices: *devices, subnets })
+    }
+
+    /// The set that serves, if one does.
+    pub fn set(&self) -> Option<&SetSpec> {
+        match &self.kind {
+            SpecKind::Kernel { .. } => None,
+            SpecKind::Set(set) | SpecKind::Tuned { set, .. } => Some(set),
+        }
     }
 
     /// Whether a Wasm engine is needed.
     pub fn wasm(&self) -> bool {
         let file = |p: &Part| matches!(p, Part::File(_));
-        matches!(&self.kind, SpecKind::Set(s) if file(&s.allocator) || file(&s.tuner))
+        self.set().is_some_and(|s| file(&s.allocator) || file(&s.tuner))
     }
 }
 
@@ -151,6 +197,23 @@ fn kernel(text: &str, name: &str, params: Vec<Param>) -> Result<SpecKind, String
     Ok(SpecKind::Kernel { cpus, devices, subnet })
 }
 
+/// `kernel:NAME+what`: the governor's parameters are its own, `tuner.*` the tuner's, the rest the allocator's.
+fn tuned(text: &str, name: &str, what: &str, params: Vec<Param>) -> Result<SpecKind, String> {
+    if let Some((_, value)) = params.iter().find(|(k, _)| k == "subnet") {
+        return Err(format!("{text}: subnet = {value:?}: the tuner chooses it; tuner.* is the tuner's"));
+    }
+    let governors = ["invariant", "rate-limit-us", "mhz"];
+    let (mine, others) = params.into_iter().partition(|(k, _): &Param| governors.contains(&k.as_str()));
+    let SpecKind::Kernel { cpus, devices, .. } = kernel(text, name, mine)? else {
+        return Err(format!("{text}: {name:?} is no kernel governor"));
+    };
+    let set = match what.split_once('+') {
+        Some(_) => set(text, what, others)?,
+        None => set(text, &format!("{NO_UPPER}+{what}"), others)?,
+    };
+    Ok(SpecKind::Tuned { cpus, devices, set: SetSpec { clockless: true, ..set } })
+}
+
 fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
     let (allocator, tuner) = match what.split_once('+') {
         Some(("tandem", t)) => ("tandem-allocator", t),
@@ -172,15 +235,20 @@ fn set(text: &str, what: &str, params: Vec<Param>) -> Result<SetSpec, String> {
         }
         Err(format!("{text}: {name:?} is no {level}; known: {}, or a .wasm file", known.join(", ")))
     };
+    let upper = match allocator {
+        NO_UPPER => Part::Plain,
+        name => part(name, &native::ALLOCATORS, "allocator")?,
+    };
     let (tuner_params, allocator_params): (Vec<Param>, Vec<Param>) =
         params.into_iter().partition(|(k, _)| k.starts_with("tuner."));
     let strip = |(k, v): Param| (k.trim_start_matches("tuner.").to_owned(), v);
     Ok(SetSpec {
         name: text.into(),
-        allocator: part(allocator, &native::ALLOCATORS, "allocator")?,
+        allocator: upper,
         tuner: part(tuner, &native::TUNERS, "tuner")?,
         allocator_params,
         tuner_params: tuner_params.into_iter().map(strip).collect(),
+        clockless: false,
     })
 }
 
@@ -201,6 +269,7 @@ impl SetSpec {
             params.push((key.into(), home.into()));
         }
         let made = |part: &Part| match part {
+            Part::Plain => Ok(Made::Plain),
             Part::Native(name) => Ok(Made::Native(name.clone())),
             Part::File(path) => match engine {
                 Some(engine) => Compiled::load(engine, path).map(Made::Wasm),
@@ -216,16 +285,18 @@ impl SetSpec {
             tuner: made(&self.tuner)?,
             allocator_params: params,
             tuner_params: self.tuner_params.clone(),
+            clockless: self.clockless,
         }))
     }
 
     /// A component that is not one of ours may not know the parameter `domain`.
     fn is_foreign(&self) -> bool {
-        !native::ALLOCATORS.contains(&self.stem().as_str())
+        !matches!(self.allocator, Part::Plain) && !native::ALLOCATORS.contains(&self.stem().as_str())
     }
 
     fn stem(&self) -> String {
         match &self.allocator {
+            Part::Plain => NO_UPPER.into(),
             Part::Native(name) => name.clone(),
             Part::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         }
@@ -233,6 +304,7 @@ impl SetSpec {
 }
 
 enum Made {
+    Plain,
     Native(String),
     Wasm(Compiled),
 }
@@ -243,6 +315,7 @@ struct Source {
     tuner: Made,
     allocator_params: Vec<Param>,
     tuner_params: Vec<Param>,
+    clockless: bool,
 }
 
 /// A host that stalls must not change a result: no call of ours lasts a second.
@@ -257,19 +330,21 @@ impl PolicySource for Source {
     }
 
     fn allocator(&self) -> Result<Box<dyn Allocator>, PolicyError> {
-        match &self.allocator {
-            Made::Native(name) => {
-                native::allocator(name).ok_or_else(|| unusable(name, "is not linked natively"))
-            }
-            Made::Wasm(code) => Ok(Box::new(WasmAllocator::new(code, patient())?)),
-        }
+        let made: Box<dyn Allocator> = match &self.allocator {
+            Made::Plain => Box::new(Grants::default()),
+            Made::Native(name) => native::allocator(name).ok_or_else(|| not_linked(name))?,
+            Made::Wasm(code) => Box::new(WasmAllocator::new(code, patient())?),
+        };
+        Ok(if self.clockless { Box::new(Clockless(made)) } else { made })
     }
 
     fn tuner(&self, _: &App) -> Result<Box<dyn Tuner>, PolicyError> {
-        match &self.tuner {
-            Made::Native(name) => native::tuner(name).ok_or_else(|| unusable(name, "is not linked natively")),
-            Made::Wasm(code) => Ok(Box::new(WasmTuner::new(code, patient())?)),
-        }
+        let made: Box<dyn Tuner> = match &self.tuner {
+            Made::Plain => return Err(unusable(&self.name, "has no tuner")),
+            Made::Native(name) => native::tuner(name).ok_or_else(|| not_linked(name))?,
+            Made::Wasm(code) => Box::new(WasmTuner::new(code, patient())?),
+        };
+        Ok(if self.clockless { Box::new(Clockless(made)) } else { made })
     }
 
     fn allocator_params(&self) -> &[Param] {
@@ -279,6 +354,10 @@ impl PolicySource for Source {
     fn tuner_params(&self) -> &[Param] {
         &self.tuner_params
     }
+}
+
+fn not_linked(name: &str) -> PolicyError {
+    unusable(name, "is not linked natively")
 }
 
 fn unusable(path: &str, reason: &str) -> PolicyError {
@@ -296,8 +375,18 @@ mod tests {
         let which = Which::Schedutil { invariant: false, rate_limit: Some(Nanos::from_ms(10)) };
         let SpecKind::Kernel { cpus, subnet, .. } = &schedutil.kind else { panic!("{schedutil:?}") };
         assert_eq!((cpus, subnet.as_deref()), (&which, Some("25%")));
-        let network = super::super::network::Network::find("mlcad-fmnist").unwrap();
-        assert!(matches!(schedutil.rule(&network), Ok(Rule::Kernel { subnet: 0, .. })));
+        let text = include_str!("../../../tests/scenarios/two-streams.toml").replace("us-mobilenet-v1", "mlcad-fmnist");
+        let text = text.replace("top1 = 64.0", "top1 = 88.0");
+        let apps = super::super::scenario::Scenario::parse("s", "s", &text).unwrap().apps;
+        let subnets = |spec: &str| match Spec::parse(spec).unwrap().rule(&apps) {
+            Ok(Rule::Kernel { subnets, .. }) => Ok(subnets),
+            other => Err(other.unwrap_err()),
+        };
+        assert_eq!(subnets("kernel:schedutil?subnet=25%"), Ok(vec![0]));
+        assert_eq!(subnets("kernel:schedutil?subnet=25%,L3"), Ok(vec![0, 3]));
+        assert_eq!(subnets("kernel:schedutil"), Ok(vec![]));
+        assert!(subnets("kernel:schedutil?subnet=0,1,2").unwrap_err().contains("3 sub-networks for 2 applications"));
+        assert!(subnets("kernel:schedutil?subnet=0,L9").unwrap_err().contains("must be one of L0, L1"));
         let SpecKind::Set(set) = Spec::parse("tandem?weight-max=800&tuner.dwell-ms=500").unwrap().kind else {
             panic!("a set")
         };
@@ -313,7 +402,7 @@ mod tests {
             ("kernel:schedutil?rate-limit-us=x", "rate-limit-us = \"x\": must be a whole number"),
             ("kernel:ondemand?mhz=3", "mhz = \"3\": unknown; known: subnet"),
             ("kernel:userspace", "give mhz"),
-            ("tandem+magic", "\"magic\" is no tuner; known: fixed, tandem-tuner"),
+            ("tandem+magic", "\"magic\" is no tuner; known: dynamic-ofa, fixed, loudva, lrgd, tandem-tuner"),
             ("none.wasm", "none.wasm: no such file"),
             ("tandem?x", "\"x\": must be key=value"),
         ] {

@@ -3,11 +3,11 @@
 use super::kernel::Which;
 use super::machine::{Book, Rule, SimMachine, Unfit};
 use super::model::Model;
-use super::policies::{Spec, SpecKind};
-use super::scenario::Scenario;
+use super::policies::{SetSpec, Spec};
+use super::scenario::{AppPlan, Scenario};
 use crate::envelope::Envelope;
 use crate::governor::Governor;
-use crate::policy::PolicyError;
+use crate::policy::{PolicyError, Slo};
 use crate::policy::slot::{PolicyContext, PolicySlot, PolicySource};
 use crate::policy::wasm::WasmEngine;
 use crate::units::Nanos;
@@ -67,21 +67,21 @@ impl Prepared {
         engine: Option<&WasmEngine>,
         period: Nanos,
     ) -> Result<Self, RunError> {
-        let network = scenario.apps.first().map(|a| &a.network);
-        let rule = network.map_or(Ok(Rule::Agent), |n| spec.rule(n)).map_err(RunError::Spec)?;
+        let rule = spec.rule(&scenario.apps).map_err(RunError::Spec)?;
         let home = &model.domain(model.apps_on).name;
-        let set = match &spec.kind {
-            SpecKind::Kernel { .. } => None,
-            SpecKind::Set(set) => {
-                let loaded = set.load(engine, home).map_err(|error| refused(&spec.text, model, error))?;
-                Some(loaded)
-            }
-        };
+        let load = |set: &SetSpec| set.load(engine, home).map_err(|error| refused(&spec.text, model, error));
+        let set = spec.set().map(load).transpose()?;
         let engine = engine.filter(|_| spec.wasm()).cloned();
         let prepared = Self { text: spec.text.clone(), rule, set, engine };
         // Before anything runs: whatever refuses does so here.
         prepared.governor(model, scenario, period)?;
         Ok(prepared)
+    }
+
+    /// The same with another source of its parts, made from this one's: to put a clock around their calls, say.
+    #[must_use]
+    pub fn timed(&self, f: impl FnOnce(Arc<dyn PolicySource>) -> Arc<dyn PolicySource>) -> Self {
+        Self { text: self.text.clone(), rule: self.rule.clone(), set: self.set.clone().map(f), engine: self.engine.clone() }
     }
 
     fn governor(
@@ -115,12 +115,7 @@ impl Prepared {
         mut each: impl FnMut(&Governor<SimMachine>),
     ) -> Result<Book, RunError> {
         let mut governor = self.governor(model, scenario, period)?;
-        let mut targets: Vec<_> = (0..)
-            .zip(&scenario.apps)
-            .flat_map(|(i, a)| a.targets.iter().skip(1).map(move |(at, slo)| (*at, i, *slo)))
-            .collect();
-        targets.sort_by_key(|t| t.0);
-        let mut targets = targets.into_iter().peekable();
+        let mut targets = changes(scenario).into_iter().peekable();
         let mut now = Nanos(0);
         while now < scenario.length {
             now = (now + period).min(scenario.length);
@@ -152,8 +147,31 @@ fn refused(text: &str, model: &Model, error: PolicyError) -> RunError {
 /// # Errors
 /// The scenario does not fit the board.
 pub fn kernel(model: &Model, scenario: &Scenario, cpus: Which) -> Result<Book, RunError> {
-    let rule = Rule::Kernel { cpus, devices: Which::Performance, subnet: usize::MAX };
-    let mut machine = SimMachine::new(model, scenario, &rule)?;
+    let rule = Rule::Kernel { cpus, devices: Which::Performance, subnets: vec![] };
+    undisturbed(model, scenario, &rule)
+}
+
+/// A kernel's governor with fixed sub-networks over a scenario, without the agent's ticks: nobody asks what the machine
+/// does between two changes of a target.
+///
+/// # Errors
+/// The scenario does not fit the board.
+pub fn undisturbed(model: &Model, scenario: &Scenario, rule: &Rule) -> Result<Book, RunError> {
+    let mut machine = SimMachine::new(model, scenario, rule)?;
+    for (at, app, slo) in changes(scenario) {
+        machine.advance(at.min(scenario.length));
+        machine.set_target(app, slo);
+    }
     machine.advance(scenario.length);
     Ok(machine.into_book())
+}
+
+/// Targets after the first, by time: when, whose, what.
+fn changes(scenario: &Scenario) -> Vec<(Nanos, usize, Slo)> {
+    let of = |(i, app): (usize, &'_ AppPlan)| -> Vec<_> {
+        app.targets.iter().skip(1).map(|(at, slo)| (*at, i, *slo)).collect()
+    };
+    let mut all: Vec<_> = scenario.apps.iter().enumerate().flat_map(of).collect();
+    all.sort_by_key(|t| t.0);
+    all
 }

@@ -23,6 +23,8 @@ pub struct Scenario {
     pub warm_up: Nanos,
     /// Of everything random.
     pub seed: u64,
+    /// Boards it is meant for (`tandem eval` runs it there); empty: any it fits.
+    pub boards: Vec<String>,
     /// Applications; all are there from the start.
     pub apps: Vec<AppPlan>,
     /// Others that want the processor.
@@ -43,6 +45,8 @@ pub struct AppPlan {
     pub largest: Option<Nanos>,
     /// Frames that may wait; one more and the oldest is dropped.
     pub queue: usize,
+    /// Where it runs until a policy says otherwise; `None`: where the board's model has its applications.
+    pub domain: Option<String>,
     /// CPUs it is pinned to, as positions in its domain; empty: all.
     pub cpus: Vec<usize>,
     /// When frames come.

@@ -13,15 +13,18 @@ pub(super) struct Clocks {
     wanted: Vec<OppIndex>,
     caps: Vec<OppIndex>,
     grants: Vec<Option<Grant>>,
+    /// False: they are the kernel's, and what is ordered for them is not even heard.
+    ours: bool,
 }
 
 impl Clocks {
-    pub fn new(domains: &[SimDomain], apps: usize) -> Self {
+    pub fn new(domains: &[SimDomain], apps: usize, ours: bool) -> Self {
         let opp = |d: &SimDomain| OppIndex(u16::try_from(d.opp).unwrap_or(0));
         Self {
             wanted: domains.iter().map(opp).collect(),
             caps: domains.iter().map(|d| d.cap).collect(),
             grants: vec![None; apps],
+            ours,
         }
     }
 
@@ -39,7 +42,7 @@ impl Actuator for Clocks {
 
     fn apply(&mut self, order: &Admitted, half: Half) -> Result<(), ActuateError> {
         for (d, wanted) in (0u16..).zip(&mut self.wanted) {
-            let Some(asked) = order.opp(DomainId(d)) else { continue };
+            let Some(asked) = order.opp(DomainId(d)).filter(|_| self.ours) else { continue };
             let rises = asked > *wanted;
             if rises == (half == Half::Raise) {
                 *wanted = asked;
@@ -56,6 +59,9 @@ impl Actuator for Clocks {
     }
 
     fn standing(&self, domain: DomainId) -> Option<OppIndex> {
+        if !self.ours {
+            return None;
+        }
         let d = usize::from(domain.0);
         Some((*self.wanted.get(d)?).min(self.caps[d]))
     }
@@ -70,7 +76,7 @@ impl SimMachine {
         transaction: &mut Transaction,
         clock: impl FnMut() -> Nanos,
     ) -> Option<ActuateError> {
-        if !self.agent {
+        if !self.ordered {
             return None;
         }
         self.present.clear();

@@ -1,7 +1,7 @@
 //! One simulated application: frames come, wait, are served one at a time by the sub-network last told.
 
 use super::domain::SimDomain;
-use super::mask;
+use super::{find, mask};
 use crate::policy::{App, Grant, Slo};
 use crate::profile::Measured;
 use crate::sim::model::Model;
@@ -67,6 +67,8 @@ pub(super) struct SimApp {
     time_ns: [Vec<f64>; 2],
     queue_max: usize,
     pinned: u64,
+    /// The domain that `pinned` is about.
+    home: usize,
     pub stream: Stream,
     noise: f64,
     rng: Pcg64Mcg,
@@ -105,7 +107,7 @@ impl SimApp {
             )
         })? * 1e6;
         let slot = u16::try_from(i).map_err(|_| "too many applications")?;
-        let home = usize::from(model.apps_on.0);
+        let home = find(model, plan.domain.as_deref()).map_err(|e| format!("app {:?}: {e}", plan.name))?;
         let last = plan.network.subnets.len() - 1;
         let subnet = u32::try_from(subnet.unwrap_or(last).min(last)).unwrap_or(0);
         let time = |cost: &[f64]| cost.iter().map(|c| c * largest_ns).collect();
@@ -127,6 +129,7 @@ impl SimApp {
             time_ns,
             queue_max: plan.queue,
             pinned: mask(&plan.cpus),
+            home,
             stream: Stream::new(&plan.frames, scenario.length, random(seed, u64::from(slot) * 2)),
             noise,
             rng: random(seed, u64::from(slot) * 2 + 1),
@@ -151,11 +154,13 @@ impl SimApp {
         })
     }
 
-    /// CPUs of its domain that it may use.
+    /// CPUs of its domain that it may use. As in the kernel, where a cpuset that has none of the CPUs of an affinity mask
+    /// makes it void: its own CPUs are at home, on another domain it has what it is granted.
     pub fn allowed(&self) -> u64 {
         let cores = self.grant.map_or(0, |g| g.cores);
         let granted = if cores == 0 || cores >= 64 { u64::MAX } else { (1 << cores) - 1 };
-        self.pinned & granted
+        let own = if self.domain == self.home { self.pinned & granted } else { 0 };
+        if own == 0 { granted } else { own }
     }
 
     /// A frame comes; true if an older one had to go.

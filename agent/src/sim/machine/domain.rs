@@ -18,7 +18,7 @@ pub struct SimDomain {
     pub mhz: Vec<f64>,
     /// Time against the reference, by OPP.
     pub slow: Vec<f64>,
-    /// Work a second of one CPU, by OPP.
+    /// Work a second of one CPU, by OPP; of a device in MHz of its own top clock.
     pub work: Vec<f64>,
     busy_mw: Vec<Vec<f64>>,
     speed_up: Vec<f64>,
@@ -84,7 +84,7 @@ impl SimDomain {
         let places = board.cpus.len().max(1);
         let opps = board.opps.len();
         let work =
-            if of_cpus { (0..opps).map(|o| model.work_rate(id, o)).collect() } else { vec![0.0; opps] };
+            if of_cpus { (0..opps).map(|o| model.work_rate(id, o)).collect() } else { device_work(model, id) };
         let mut domain = Self {
             name: board.name.clone(),
             cpus: board.cpus.clone(),
@@ -278,4 +278,11 @@ impl SimDomain {
         let poll = kernel.poll().unwrap_or(Nanos(u64::MAX));
         arrives.min(tick).min(poll)
     }
+}
+
+/// What a device gets done a second at each OPP, as MHz of its top clock: a co-runner there is a second job in flight.
+fn device_work(model: &Model, id: DomainId) -> Vec<f64> {
+    let opps = &model.domain(id).opps;
+    let top = opps.last().map_or(0.0, mhz);
+    model.slowness(id).iter().map(|slow| top / slow).collect()
 }

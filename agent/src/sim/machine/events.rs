@@ -55,7 +55,7 @@ impl SimMachine {
             other.wait_ns += (1.0 - share) * ns;
             self.book.work[other.name] += share * domain.work[domain.opp] * time.as_secs();
         }
-        if !self.agent {
+        if self.kernel {
             self.count_load(time);
         }
     }
@@ -120,7 +120,7 @@ impl SimMachine {
                 self.rearrange(d);
             }
         }
-        if !self.agent {
+        if self.kernel {
             self.let_kernel_look();
         }
     }
@@ -174,7 +174,7 @@ impl SimMachine {
     }
 
     /// Outside limits and heat together; a clock above its cap sets out at once.
-    fn set_caps(&mut self) {
+    pub(super) fn set_caps(&mut self) {
         for (d, domain) in self.domains.iter_mut().enumerate() {
             let by_heat = OppIndex(domain.top().0.saturating_sub(self.heat.state));
             let cap = domain.outside.min(by_heat);
@@ -184,11 +184,11 @@ impl SimMachine {
             domain.cap = cap;
             domain.recap();
             let wanted = self.clocks.recap(d, cap);
-            if self.agent {
-                domain.go(self.now, usize::from(wanted.0));
-            } else {
+            if self.kernel {
                 let going = domain.pending.map_or(domain.opp, |p| p.1);
                 domain.go(self.now, going);
+            } else {
+                domain.go(self.now, usize::from(wanted.0));
             }
             self.book.note(self.now, d, domain);
         }

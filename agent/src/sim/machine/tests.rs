@@ -21,7 +21,7 @@ fn scenario(rest: &str) -> Scenario {
 }
 
 fn at(mhz: f64) -> Rule {
-    Rule::Kernel { cpus: Which::Userspace { mhz }, devices: Which::Performance, subnet: usize::MAX }
+    Rule::Kernel { cpus: Which::Userspace { mhz }, devices: Which::Performance, subnets: vec![] }
 }
 
 fn book(model: &Model, scenario: &Scenario, rule: &Rule) -> Book {
@@ -153,8 +153,25 @@ fn several_in_flight_on_a_gpu_take_what_was_measured() {
     };
     let text = format!("about = \"t\"\nlength-s = 10.0\n{}", (0..4).map(app).collect::<String>());
     let four = Scenario::parse("t", "t.toml", &text).unwrap();
-    let rule = Rule::Kernel { cpus: Which::Performance, devices: Which::Performance, subnet: 0 };
+    let rule = Rule::Kernel { cpus: Which::Performance, devices: Which::Performance, subnets: vec![0] };
     let b = book(&model, &four, &rule);
     let ms = b.frames[0].finished.since(b.frames[0].arrived).as_ms();
     assert!((ms / 103.5 - 1.0).abs() < 0.06, "{ms} ms");
+}
+
+#[test]
+fn an_own_cpu_is_one_of_the_home_domain_only() {
+    let noise = ["service-noise", "temp-noise-c", "power-noise"];
+    let model = noise.iter().fold(Model::find("odroid-xu3").unwrap(), |m, name| m.with(name, 0.0));
+    let tops: Vec<usize> = model.board.domains.iter().map(|d| d.opps.len() - 1).collect();
+    // The largest sub-network on a domain beside a busy thread on that domain's first CPU, or alone.
+    let latency = |domain: usize, co: &str| {
+        let point = Point { opps: tops.clone(), apps: vec![(domain, 3)] };
+        let b = book(&model, &scenario(co), &Rule::Point(point));
+        let last = *b.frames.last().unwrap();
+        last.finished.since(last.arrived).as_ms()
+    };
+    let beside = |d: &str| format!("[[co-runner]]\nname = \"c\"\ncpus = [0]\ndomain = \"{d}\"\n");
+    assert!((latency(1, &beside("big")) / latency(1, "") - 2.0).abs() < 0.02, "it has CPU 0 of big and no other");
+    assert!((latency(0, &beside("little")) / latency(0, "") - 1.0).abs() < 1e-6, "there it takes a free one");
 }

@@ -39,6 +39,7 @@ impl Scenario {
         let end = length.unwrap_or(Nanos(u64::MAX));
         let warm_up = seconds(&mut top, "warm-up-s", 0.0, end.as_secs() * 0.9, Some(0.0));
         let seed = top.opt::<u64>("seed").map_or(1, Spanned::into_inner);
+        let boards = top.opt::<Vec<String>>("boards").map_or_else(Vec::new, Spanned::into_inner);
         let mut apps: Vec<AppPlan> = Vec::new();
         let sections = top.sections("app");
         match sections.len() {
@@ -66,6 +67,7 @@ impl Scenario {
             length,
             warm_up,
             seed,
+            boards,
             apps,
             co_runners,
             events,
@@ -125,6 +127,7 @@ fn read_app(mut section: Section<'_>, end: Nanos, before: &[AppPlan]) -> Option<
     if let Some(q) = queue.as_ref().filter(|q| !(1..=4096).contains(q.get_ref())) {
         section.bad(q.span(), "queue", "must be 1 to 4096");
     }
+    let domain = section.opt::<String>("domain").map(Spanned::into_inner);
     let cpus = positions(&mut section);
     let frames = match section.section("frames") {
         Some(inner) => read_frames(inner, end),
@@ -140,6 +143,7 @@ fn read_app(mut section: Section<'_>, end: Nanos, before: &[AppPlan]) -> Option<
         network: found?,
         largest: largest.map(|l| Nanos::from_secs(l.into_inner() / 1000.0)),
         queue: queue.map_or(8, Spanned::into_inner),
+        domain,
         cpus,
         frames: frames?,
         targets,
@@ -363,6 +367,7 @@ about = "for tests"
 length-s = 20.0
 warm-up-s = 1.0
 seed = 7
+boards = ["odroid-xu3"]
 [[app]]
 name = "camera"
 network = "mlcad-fmnist"
@@ -373,6 +378,7 @@ targets = [{ latency-ms = 33.3, top1 = 88.0 }, { at-s = 10.0, latency-ms = 20.0 
 name = "mic"
 network = "dynamic-ofa-6"
 queue = 2
+domain = "little"
 cpus = [1]
 frames = { kind = "bursty", rate-hz = 1.0, count = 5 }
 targets = [{ latency-ms = 200.0 }]
@@ -396,6 +402,8 @@ ambient-c = 50.0
         let s = Scenario::parse("s", "s.toml", GOOD).unwrap();
         assert_eq!((s.length, s.warm_up, s.seed), (Nanos::from_ms(20_000), Nanos::from_ms(1000), 7));
         let (cam, mic) = (&s.apps[0], &s.apps[1]);
+        assert_eq!((&cam.domain, mic.domain.as_deref()), (&None, Some("little")));
+        assert_eq!(s.boards, ["odroid-xu3"]);
         assert_eq!(cam.largest, Some(Nanos(16_700_000)));
         assert_eq!(cam.frames, Frames::Periodic { period: Nanos(33_333_333), phase: Nanos::from_ms(5) });
         assert_eq!(cam.target_at(Nanos::from_ms(9999)).top1, Some(CentiPercent(8800)));
@@ -413,26 +421,26 @@ ambient-c = 50.0
             (
                 "mlcad-fmnist",
                 "resnet",
-                "s.toml:8: app \"camera\": network (\"resnet\"): not known; known: dynamic-ofa-6",
+                "s.toml:9: app \"camera\": network (\"resnet\"): not known; known: dynamic-ofa-6",
             ),
             (
                 "name = \"mic\"",
                 "name = \"camera\"",
-                "s.toml:13: app \"camera\": name (\"camera\"): is there twice",
+                "s.toml:14: app \"camera\": name (\"camera\"): is there twice",
             ),
             (
                 "top1 = 88.0",
                 "top1 = 95.0",
-                "s.toml:11: app \"camera\": target: top1 (95.0): contradicts the network: mlcad-fmnist reaches 90.24 %",
+                "s.toml:12: app \"camera\": target: top1 (95.0): contradicts the network: mlcad-fmnist reaches 90.24 %",
             ),
             (
                 "at-s = 10.0, latency",
                 "at-s = 0.0, latency",
-                "s.toml:11: app \"camera\": target: at-s (0.0): contradicts the target before",
+                "s.toml:12: app \"camera\": target: at-s (0.0): contradicts the target before",
             ),
             ("at-s = 10.0, latency", "at-s = 30.0, latency", "at-s (30.0): the scenario ends at 20 s"),
             ("{ latency-ms = 200.0 }", "{ }", "app \"mic\": target: says nothing"),
-            ("targets = [{ latency-ms = 200.0 }]", "", "s.toml:12: app \"mic\": no `targets`"),
+            ("targets = [{ latency-ms = 200.0 }]", "", "s.toml:13: app \"mic\": no `targets`"),
             (
                 "frames = { kind = \"bursty\", rate-hz = 1.0, count = 5 }",
                 "",
@@ -448,7 +456,7 @@ ambient-c = 50.0
             (
                 "to-s = 10.0",
                 "to-s = 5.0",
-                "s.toml:19: co-runner \"hungry\": to-s (5) is not after from-s (5)",
+                "s.toml:21: co-runner \"hungry\": to-s (5) is not after from-s (5)",
             ),
             ("nice = 5", "nice = 20", "nice (20): must be -20 to 19"),
             ("at-s = 4.0", "at-s = 2.0", "at-s (2): is before the event above"),
