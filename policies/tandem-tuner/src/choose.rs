@@ -1,6 +1,6 @@
 //! What other points would do, and which of them is best by the objective.
 
-use super::{BUSY_MAX, Point, Present, TandemTuner};
+use super::{BUSY_JUST_SO, BUSY_MAX, Point, Present, TandemTuner};
 use policy_sdk::{Binds, Objective};
 
 /// A free move within a sub-network, or for energy, must save this much, thousandths ...
@@ -49,15 +49,17 @@ impl TandemTuner {
         Present { now_ns, point: now, scale, waits }
     }
 
-    /// The lowest OPP at which `subnet` holds `margin` thousandths of the target.
+    /// The lowest OPP at which `subnet` holds `margin` thousandths of the target. Just so (1000) the server may be as
+    /// busy as a periodic stream allows.
     pub(super) fn lowest(&self, subnet: u16, at: &Present, margin: u64) -> Option<u16> {
         let Present { now_ns, point: now, scale, waits } = *at;
+        let busy_max = if margin < 1000 { BUSY_MAX } else { BUSY_JUST_SO };
         let holds = |opp: u16| {
             let p = Point { subnet, opp };
             let in_time = self.target.latency_ns.is_none_or(|target| {
                 self.latency(p, now, waits, scale) <= (target / 1000).saturating_mul(margin)
             });
-            in_time && self.busy(p, scale.0) <= BUSY_MAX
+            in_time && self.busy(p, scale.0) <= busy_max
         };
         let mut lo = self.range.lo.max(self.failures.open_from(subnet, now_ns, scale.0));
         let mut hi = self.range.hi;

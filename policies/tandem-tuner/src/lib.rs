@@ -51,6 +51,8 @@ const UP_MARGIN: u64 = 930;
 const DOWN_MARGIN: u64 = 950;
 /// Utilisation of the application's server that a choice may plan for, thousandths.
 const BUSY_MAX: u64 = 900;
+/// The same where the accuracy floor would be given up otherwise: a stream that comes regularly can be served so.
+const BUSY_JUST_SO: u64 = 980;
 /// Of this many newest inferences ...
 const SLOW_OF: usize = 8;
 /// ... so many slow ones force a move.
