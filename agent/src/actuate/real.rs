@@ -417,11 +417,16 @@ fn closed_limits_hold_a_real_clock() {
         let mut clock = cpufreq::range(Path::new(ROOT), id, domain, policy).unwrap();
         for opp in [3, 1, 2, 0, 4] {
             // One half moves the clock, the other finds nothing to do.
-            let halves = [Half::Raise, Half::Lower].map(|half| clock.set(OppIndex(opp), half));
-            assert!(halves.iter().all(Result::is_ok), "{halves:?}");
+            for half in [Half::Raise, Half::Lower] {
+                match clock.set(OppIndex(opp), half) {
+                    // On a starved host the kernel's work item takes longer than a tick may wait.
+                    Ok(()) | Err(ActuateError::NotReached { .. }) => {}
+                    Err(e) => panic!("OPP {opp}: {e}"),
+                }
+            }
             let wanted = domain.opps[usize::from(opp)].freq.raw.to_string();
             for file in ["scaling_min_freq", "scaling_max_freq", "scaling_cur_freq"] {
-                assert_eq!(read(&format!("{dir}/{file}")), wanted, "{file}");
+                eventually(file, || read(&format!("{dir}/{file}")) == wanted);
             }
         }
     }
