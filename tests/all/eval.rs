@@ -106,8 +106,12 @@ fn two_thesis_like_scenarios_run_through() {
     for (name, apps) in [("thesis-one", 1), ("thesis-two", 2)] {
         let of = |who: &str| lines.iter().find(|l| &l[cell] == name && &l[row] == who);
         assert_eq!(&of("schedutil, best fixed").unwrap()[ratio], "1");
-        assert!(!of("tandem").unwrap()[bound].is_empty() || of("tandem").unwrap()[target] == *"false", "{name}: no bound");
-        for who in ["schedutil, largest", "powersave, best fixed", "tandem", "dynamic-ofa", "lrgd", "loudva"] {
+        assert!(
+            !of("tandem").unwrap()[bound].is_empty() || of("tandem").unwrap()[target] == *"false",
+            "{name}: no bound"
+        );
+        for who in ["schedutil, largest", "powersave, best fixed", "tandem", "dynamic-ofa", "lrgd", "loudva"]
+        {
             let line = of(who).unwrap_or_else(|| panic!("{name}: no {who}\n{said}"));
             assert!(line[ratio].parse::<f64>().is_ok_and(|r| r > 0.0), "{name}: {who}: {line:?}");
             assert_eq!(line[p95].split(';').filter(|p| p.parse::<f64>().is_ok()).count(), apps, "{line:?}");
@@ -121,7 +125,8 @@ fn two_thesis_like_scenarios_run_through() {
 fn bad_input_is_refused_all_at_once_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let [bad, contradictory, hole] = ["bad.toml", "contradictory.toml", "hole.toml"].map(|n| dir.path().join(n));
+    let [bad, contradictory, hole] =
+        ["bad.toml", "contradictory.toml", "hole.toml"].map(|n| dir.path().join(n));
     std::fs::write(&bad, SMALL.replace("rate-hz = 30.0", "rate-hz = -1.0").replace("caps-", "cap-")).unwrap();
     let text = std::fs::read_to_string(repository().join("tests/scenarios/thesis-one.toml")).unwrap();
     std::fs::write(&contradictory, text.replace("top1 = 89.72", "top1 = 95.0")).unwrap();
@@ -142,8 +147,14 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
     }
     let hole = hole.to_str().unwrap();
     for (args, part) in [
-        (&[hole, "--board", "odroid-xu3"][..], "scenario hole on odroid-xu3: app \"camera\": nothing says what mlcad-fmnist takes there"),
-        (&["tests/grid.toml", "--block", "three"], "--block \"three\": no grid has it; known: deadline, one, two"),
+        (
+            &[hole, "--board", "odroid-xu3"][..],
+            "scenario hole on odroid-xu3: app \"camera\": nothing says what mlcad-fmnist takes there",
+        ),
+        (
+            &["tests/grid.toml", "--block", "three"],
+            "--block \"three\": no grid has it; known: deadline, one, two",
+        ),
         (&["tests/grid.toml", "--board", "odroid-xu3", "--policy", "magic"], "\"magic\" is no allocator"),
         (
             &["tests/grid.toml", "--board", "odroid-xu3", "--policy", "tandem?domain=gpu"],

@@ -152,7 +152,10 @@ fn main() -> anyhow::Result<()> {
     let scenarios = options.files.iter().map(|f| Scenario::load(f)).collect::<Result<Vec<_>, _>>()?;
     let policies = options.policy.iter().map(|p| p.parse()).collect::<anyhow::Result<Vec<Policy>>>()?;
     if let Some(app) = scenarios.iter().flat_map(|s| &s.apps).find(|a| a.domain.is_some()) {
-        bail!("app {:?}: domain: only the simulator can begin elsewhere than on the fastest domain", app.name);
+        bail!(
+            "app {:?}: domain: only the simulator can begin elsewhere than on the fastest domain",
+            app.name
+        );
     }
     let cpus = cpus(&options.cpus)?;
     std::fs::create_dir_all(&options.out)?;

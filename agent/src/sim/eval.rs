@@ -100,7 +100,13 @@ struct Plan {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let began = Instant::now();
     let plan = plan(options)?;
-    println!("{} boards, {} cells, {} rows, {} seeds", plan.models.len(), plan.cells.len(), plan.rows.len(), plan.seeds);
+    println!(
+        "{} boards, {} cells, {} rows, {} seeds",
+        plan.models.len(),
+        plan.cells.len(),
+        plan.rows.len(),
+        plan.seeds
+    );
     for (reason, count) in &plan.drops {
         println!("left out: {count} cells: {reason}");
     }
@@ -114,7 +120,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         println!("{note}");
     }
     let style = "{bar:40} {pos}/{len} runs, {elapsed}";
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style).context("the bar's template")?);
+    let bar =
+        ProgressBar::new(0).with_style(ProgressStyle::with_template(style).context("the bar's template")?);
     let threads = match options.jobs {
         Some(jobs) => usize::from(jobs),
         None => std::thread::available_parallelism().map_or(1, usize::from),
@@ -185,7 +192,10 @@ fn tell(
     let costs = cost::measure(&plan.models, &plan.cells, &plan.rows, &plan.ready, plan.period)?;
     println!("{}", cost::told(&costs));
     std::fs::write(options.out.join("costs.json"), serde_json::to_string_pretty(&costs)? + "\n")?;
-    println!("written: {}: cells.csv, eval.json, eval.txt, costs.json, runs.jsonl, bounds.jsonl", options.out.display());
+    println!(
+        "written: {}: cells.csv, eval.json, eval.txt, costs.json, runs.jsonl, bounds.jsonl",
+        options.out.display()
+    );
     Ok(())
 }
 
@@ -237,7 +247,17 @@ fn plan(options: &Options) -> anyhow::Result<Plan> {
     let (ready, left_out) = prepare(&rows, &models, &cells, period)?;
     let idle = options.idle_share.iter().map(|v| Change::IdleShare(*v));
     let changes = idle.chain(options.little_power.iter().map(|v| Change::LittlePower(*v))).collect();
-    Ok(Plan { models, cells, drops, rows, ready, left_out, changes, seeds: if options.quick { 1 } else { options.seeds }, period })
+    Ok(Plan {
+        models,
+        cells,
+        drops,
+        rows,
+        ready,
+        left_out,
+        changes,
+        seeds: if options.quick { 1 } else { options.seeds },
+        period,
+    })
 }
 
 /// A file that was given.
@@ -264,13 +284,22 @@ impl Input {
 }
 
 /// Starts every manager in every kind of cell. One of our own list that cannot run is left out, with a line.
-fn prepare(rows: &[Row], models: &[Model], cells: &[Cell], period: Nanos) -> anyhow::Result<(Ready, Vec<String>)> {
+fn prepare(
+    rows: &[Row],
+    models: &[Model],
+    cells: &[Cell],
+    period: Nanos,
+) -> anyhow::Result<(Ready, Vec<String>)> {
     let (mut ready, mut left_out, mut refused) = (Ready::new(), BTreeSet::new(), BTreeSet::new());
     let mut engine = None;
     for (r, row) in rows.iter().enumerate() {
         let What::Policy { spec, asked } = &row.what else { continue };
         let mut note = |e: String| {
-            if *asked { refused.insert(e) } else { left_out.insert(format!("row {:?}: {e}", row.name)) };
+            if *asked {
+                refused.insert(e)
+            } else {
+                left_out.insert(format!("row {:?}: {e}", row.name))
+            };
         };
         let spec = match Spec::parse(spec) {
             Ok(spec) => spec,
@@ -289,7 +318,8 @@ fn prepare(rows: &[Row], models: &[Model], cells: &[Cell], period: Nanos) -> any
                 continue;
             }
             let key = (r, cell.board, cell.block.clone());
-            match Prepared::new(&spec, &models[cell.board], &cell.scenario.scenario, engine.as_ref(), period) {
+            match Prepared::new(&spec, &models[cell.board], &cell.scenario.scenario, engine.as_ref(), period)
+            {
                 Ok(prepared) => drop(ready.insert(key, Arc::new(prepared))),
                 Err(e) => note(e.to_string()),
             }

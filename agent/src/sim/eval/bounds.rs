@@ -56,7 +56,11 @@ pub fn all(
         let points = enumerate(&ground.models[task.board], &task.plain.seeded(task.seed))?;
         let one = |(_, asked): &(Key, &Arc<Sealed>)| -> anyhow::Result<Least> {
             let bound = points.best(&asked.seeded(task.seed))?;
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an energy; saturates")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "an energy; saturates"
+            )]
             let uj = bound.feasible.then_some((bound.energy_j * 1e6).round() as u64);
             Ok(Least { uj })
         };

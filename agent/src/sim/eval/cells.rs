@@ -195,7 +195,9 @@ impl Base<'_> {
         let taken = |p: &usize| apps.iter().any(|a| a.domain.is_none() && a.cpus.contains(p));
         let co_runner = match self.co {
             CoRun::None => None,
-            CoRun::SameCpu if gpu => return Err("a device has no CPUs: its co-runner is the cell `other-cpu`, a second job"),
+            CoRun::SameCpu if gpu => {
+                return Err("a device has no CPUs: its co-runner is the cell `other-cpu`, a second job");
+            }
             CoRun::SameCpu => Some(vec![0]),
             CoRun::OtherCpu if gpu => Some(vec![]),
             CoRun::OtherCpu => {
@@ -265,7 +267,9 @@ impl Base<'_> {
     }
 
     fn name(&self) -> String {
-        let word = |w: String| w.to_lowercase().replace("cpu", "-cpu").replace("domain", "-domain").replace("--", "-");
+        let word = |w: String| {
+            w.to_lowercase().replace("cpu", "-cpu").replace("domain", "-domain").replace("--", "-")
+        };
         let mut name = format!("{}/{}Hz-{}", self.block.name, self.load.rate, self.load.permille);
         if self.block.second.is_some() {
             name += &format!("/{}", word(format!("{:?}", self.place)));
@@ -276,7 +280,14 @@ impl Base<'_> {
         name + &format!("/{}/cap-{}", word(format!("{:?}", self.co)), self.cap)
     }
 
-    fn cells(&self, board: usize, model: &Model, plain: &Scenario, floors: &[Vec<CentiPercent>], to: &mut Vec<Cell>) {
+    fn cells(
+        &self,
+        board: usize,
+        model: &Model,
+        plain: &Scenario,
+        floors: &[Vec<CentiPercent>],
+        to: &mut Vec<Cell>,
+    ) {
         let (sealed, nice) = (Sealed::new(plain.clone()), niced(model, plain));
         for floors in floors {
             for &objective in &self.block.objectives {
@@ -310,7 +321,8 @@ fn weak(scenario: &Scenario) -> bool {
         let Frames::Periodic { period, .. } = app.frames else { return false };
         let busy = app.largest.is_some_and(|l| l.as_secs() >= 0.745 * period.as_secs());
         // Files write a period of 33.333 ms as 33.3.
-        let other = |slo: &Slo| slo.latency.is_some_and(|l| (l.as_secs() / period.as_secs() - 1.0).abs() > 0.01);
+        let other =
+            |slo: &Slo| slo.latency.is_some_and(|l| (l.as_secs() / period.as_secs() - 1.0).abs() > 0.01);
         busy || period >= Nanos::from_ms(100) || app.targets.iter().any(|(_, slo)| other(slo))
     };
     scenario.apps.len() > 1 || scenario.apps.iter().any(one)
@@ -374,7 +386,10 @@ mod tests {
         let app = &c.scenario.scenario.apps[0];
         assert_eq!((app.largest, &app.cpus[..], c.at_top), (Some(Nanos::from_ms(25)), &[0][..], true));
         let slo = app.targets[0].1;
-        assert_eq!((slo.latency, slo.top1, slo.objective), (Some(Nanos(33_333_333)), Some(CentiPercent(7180)), Objective::Latency));
+        assert_eq!(
+            (slo.latency, slo.top1, slo.objective),
+            (Some(Nanos(33_333_333)), Some(CentiPercent(7180)), Objective::Latency)
+        );
         assert_eq!(c.plain.scenario.apps[0].targets[0].1, Slo { latency: slo.latency, ..Slo::default() });
         assert_eq!(c.nice.as_ref().unwrap().scenario.co_runners[0].nice, 10);
         assert_eq!(c.with_budget(Milliwatts(500)).scenario.apps[0].targets[0].1.power, Some(Milliwatts(500)));
@@ -382,7 +397,10 @@ mod tests {
 
         let c = find("two/30Hz-300/two-domains/other-cpu/cap-1000/floor-55.70/energy");
         let [first, second] = &c.scenario.scenario.apps[..] else { panic!() };
-        assert_eq!((&first.domain, second.domain.as_deref(), &second.cpus[..]), (&None, Some("little"), &[0][..]));
+        assert_eq!(
+            (&first.domain, second.domain.as_deref(), &second.cpus[..]),
+            (&None, Some("little"), &[0][..])
+        );
         assert_eq!(second.targets[0].1.top1, Some(CentiPercent(7497)));
         assert_eq!(c.scenario.scenario.co_runners[0].cpus, [1]);
         let own = c.with_budget(Milliwatts(500));
@@ -394,7 +412,8 @@ mod tests {
     #[test]
     fn weak_is_a_high_load_a_long_period_two_models_or_another_deadline() {
         let (all, _) = cells("odroid-xu3");
-        let weak = |name: &str| all.iter().filter(|c| c.name.starts_with(name)).map(|c| c.weak).collect::<Vec<_>>();
+        let weak =
+            |name: &str| all.iter().filter(|c| c.name.starts_with(name)).map(|c| c.weak).collect::<Vec<_>>();
         for (name, is) in [
             ("one/30Hz-500/", false),
             ("one/30Hz-750/", true),

@@ -101,7 +101,11 @@ impl<'a> Contest<'a> {
                 let What::Policy { spec, .. } = &row.what else { continue };
                 let Some(policy) = self.ready.get(&(r, cell.board, cell.block.clone())) else { continue };
                 let key = policy_key(spec).with_context(|| spec.clone())?;
-                managers.push((i, r, self.jobs(cell.board, &asked, &key, &Governed::Policy(Arc::clone(policy)))));
+                managers.push((
+                    i,
+                    r,
+                    self.jobs(cell.board, &asked, &key, &Governed::Policy(Arc::clone(policy))),
+                ));
             }
             results.push(result);
         }
@@ -174,9 +178,15 @@ impl<'a> Contest<'a> {
     }
 
     /// A cell's comparator and what it draws where the applications are at home; with all trial rows filled in.
-    fn comparator(&self, i: usize, cell: &'a Cell, tried: &Tried<'a>) -> anyhow::Result<(CellResult, Milliwatts)> {
+    fn comparator(
+        &self,
+        i: usize,
+        cell: &'a Cell,
+        tried: &Tried<'a>,
+    ) -> anyhow::Result<(CellResult, Milliwatts)> {
         let floors: BTreeSet<Vec<usize>> = choices(cell)?.into_iter().collect();
-        let largest: Vec<usize> = cell.plain.scenario.apps.iter().map(|a| a.network.subnets.len() - 1).collect();
+        let largest: Vec<usize> =
+            cell.plain.scenario.apps.iter().map(|a| a.network.subnets.len() - 1).collect();
         let place = |row: &'a Row| -> Option<(Placed, bool)> {
             let What::Trial { governor, pick, nice, .. } = &row.what else { return None };
             let sealed = if *nice { cell.nice.as_ref()? } else { &cell.plain };
@@ -186,7 +196,8 @@ impl<'a> Contest<'a> {
                 Pick::Best => best(held)?,
                 Pick::Largest => best(held.filter(|c| c.subnets == largest))?,
             };
-            let placed = Placed { subnets: c.subnets.clone(), medians: c.medians.clone(), standing: UNJUDGED };
+            let placed =
+                Placed { subnets: c.subnets.clone(), medians: c.medians.clone(), standing: UNJUDGED };
             Some((placed, feasible))
         };
         let mut rows: Vec<Option<Placed>> = Vec::new();
@@ -202,7 +213,16 @@ impl<'a> Contest<'a> {
         let home = usize::from(self.ground.models[cell.board].apps_on.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a power; saturates")]
         let home_mw = Milliwatts(first.medians.domains_mw[home].floor() as u32);
-        Ok((CellResult { cell: i, subnets: first.subnets.clone(), feasible, undecided: BTreeSet::new(), rows }, home_mw))
+        Ok((
+            CellResult {
+                cell: i,
+                subnets: first.subnets.clone(),
+                feasible,
+                undecided: BTreeSet::new(),
+                rows,
+            },
+            home_mw,
+        ))
     }
 
     fn judge(&self, result: &mut CellResult) {

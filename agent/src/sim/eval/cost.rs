@@ -85,7 +85,13 @@ impl Tuner for Timed<Box<dyn Tuner>> {
         self.inner.name()
     }
 
-    fn start(&mut self, board: &Board, period: Nanos, app: &App, params: &[Param]) -> Result<(), PolicyError> {
+    fn start(
+        &mut self,
+        board: &Board,
+        period: Nanos,
+        app: &App,
+        params: &[Param],
+    ) -> Result<(), PolicyError> {
         self.inner.start(board, period, app, params)
     }
 
@@ -154,7 +160,9 @@ pub fn measure(
             for (level, spent) in [("allocator", allocator), ("tuner", tuner)] {
                 let mut ns = std::mem::take(&mut *spent.lock().unwrap_or_else(PoisonError::into_inner));
                 ns.sort_unstable_by(f64::total_cmp);
-                let Some(p99) = ns.get((ns.len() * 99).div_ceil(100).saturating_sub(1)).copied() else { continue };
+                let Some(p99) = ns.get((ns.len() * 99).div_ceil(100).saturating_sub(1)).copied() else {
+                    continue;
+                };
                 costs.push(Cost {
                     row: row.name.clone(),
                     board: model.name.clone(),
@@ -171,7 +179,9 @@ pub fn measure(
 
 /// For people.
 pub fn told(costs: &[Cost]) -> String {
-    let mut text = "cost of the policies themselves, ns a call (this machine, native code; not part of the results)\n".to_owned();
+    let mut text =
+        "cost of the policies themselves, ns a call (this machine, native code; not part of the results)\n"
+            .to_owned();
     for c in costs {
         text += &format!(
             "  {:<32} {:<18} {:<10} median {:>7.0}, 99th percentile {:>7.0}, {} calls\n",

@@ -49,7 +49,11 @@ pub struct AppFigures {
     pub switches: u64,
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive figures of a run; saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "positive figures of a run; saturates"
+)]
 fn whole(x: f64) -> u64 {
     x.round() as u64
 }

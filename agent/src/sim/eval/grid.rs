@@ -208,7 +208,9 @@ fn list<T: DeserializeOwned + PartialEq>(
 
 fn networks(section: &mut Section<'_>) -> Option<Networks> {
     let Some(mut inner) = section.section("network") else {
-        section.wrong("`network` is missing, e.g. network = { cpu = \"us-mobilenet-v1\", gpu = \"dynamic-ofa-6\" }");
+        section.wrong(
+            "`network` is missing, e.g. network = { cpu = \"us-mobilenet-v1\", gpu = \"dynamic-ofa-6\" }",
+        );
         return None;
     };
     let cpu = network(&mut inner, "cpu");
@@ -260,7 +262,10 @@ mod tests {
         assert_eq!(one.streams[2].largest(), Nanos::from_ms(50));
         assert_eq!(deadline.deadlines, [600, 2000]);
         let (networks, load) = two.second.as_ref().unwrap();
-        assert_eq!((networks.cpu.name, load.period(), load.largest()), ("dynamic-ofa-6", Nanos::from_ms(200), Nanos::from_ms(80)));
+        assert_eq!(
+            (networks.cpu.name, load.period(), load.largest()),
+            ("dynamic-ofa-6", Nanos::from_ms(200), Nanos::from_ms(80))
+        );
         assert_eq!(two.places, [Place::OneDomain, Place::OneCpu, Place::TwoDomains]);
         assert_eq!((one.objectives.len(), &two.objectives[..]), (3, &[Objective::Energy][..]));
     }
@@ -271,13 +276,41 @@ mod tests {
             ("length-s = 12.0", "length-s = 0.0", "tests/g.toml:7: length-s (0.0): must be 0.1 to 86400"),
             ("warm-up-s = 4.0", "warm-up-s = 11.0", "tests/g.toml:8: warm-up-s (11.0): must be 0 to 10.8"),
             ("name = \"deadline\"", "name = \"one\"", "block \"one\": name (\"one\"): is there twice"),
-            ("cpu = \"us-mobilenet-v1\"", "cpu = \"resnet\"", "block \"one\": network: cpu (\"resnet\"): not known; known: dynamic-ofa-6"),
-            ("rate-hz = 30.0, load-permille = 500", "rate-hz = 0.0, load-permille = 500", "streams: rate-hz (0.0): must be 0.01 to 1000"),
-            ("floors = \"every\"", "floors = \"some\"", "block \"one\": floors (\"some\"): must be \"every\""),
-            ("deadline-permille = [1000]", "deadline-permille = [0]", "deadline-permille ([0]): each must be 1 to 100000"),
-            ("co-runners = [\"none\", \"same-cpu\", \"other-cpu\"]", "co-runners = [\"nobody\"]", "co-runners ([\"nobody\"]): unknown variant `nobody`"),
-            ("caps-permille = [1000, 700]", "caps-permille = [700, 700]", "caps-permille ([700, 700]): names a value twice"),
-            ("objectives = [\"energy\", \"latency\", \"accuracy\"]", "objectives = []", "objectives ([]): must not be empty"),
+            (
+                "cpu = \"us-mobilenet-v1\"",
+                "cpu = \"resnet\"",
+                "block \"one\": network: cpu (\"resnet\"): not known; known: dynamic-ofa-6",
+            ),
+            (
+                "rate-hz = 30.0, load-permille = 500",
+                "rate-hz = 0.0, load-permille = 500",
+                "streams: rate-hz (0.0): must be 0.01 to 1000",
+            ),
+            (
+                "floors = \"every\"",
+                "floors = \"some\"",
+                "block \"one\": floors (\"some\"): must be \"every\"",
+            ),
+            (
+                "deadline-permille = [1000]",
+                "deadline-permille = [0]",
+                "deadline-permille ([0]): each must be 1 to 100000",
+            ),
+            (
+                "co-runners = [\"none\", \"same-cpu\", \"other-cpu\"]",
+                "co-runners = [\"nobody\"]",
+                "co-runners ([\"nobody\"]): unknown variant `nobody`",
+            ),
+            (
+                "caps-permille = [1000, 700]",
+                "caps-permille = [700, 700]",
+                "caps-permille ([700, 700]): names a value twice",
+            ),
+            (
+                "objectives = [\"energy\", \"latency\", \"accuracy\"]",
+                "objectives = []",
+                "objectives ([]): must not be empty",
+            ),
             ("places = ", "palces = ", "block \"two\": `places` is missing"),
             ("streams = [", "strems = [", "block \"one\": unknown key `strems`"),
         ] {

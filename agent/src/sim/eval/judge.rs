@@ -112,7 +112,10 @@ impl Standing {
             co: row.co_mhz.zip(comparator.co_mhz).map(|(a, b)| a / b).filter(|r| r.is_finite()),
             switches: row.apps.iter().map(|a| a.switches).sum(),
             moves: row.moves,
-            above_bound: rules.bound.filter(|_| in_target(row) && holds(row, rules.floors)).map(|b| row.energy_j / b - 1.0),
+            above_bound: rules
+                .bound
+                .filter(|_| in_target(row) && holds(row, rules.floors))
+                .map(|b| row.energy_j / b - 1.0),
             in_target: in_target(row),
             fair: false,
             won: false,
@@ -147,11 +150,12 @@ fn won(s: &Standing, row: &Medians, comparator: &Medians, rules: &Rules<'_>) -> 
         above || holds(row, rules.best)
     };
     // Lower latency than a comparator within the target is within it.
-    s.fair && match rules.objective {
-        Objective::Energy => s.energy < 1.0,
-        Objective::Latency => s.p95() < 1.0 && s.energy <= 1.0,
-        Objective::Accuracy => higher() && s.energy <= 1.0,
-    }
+    s.fair
+        && match rules.objective {
+            Objective::Energy => s.energy < 1.0,
+            Objective::Latency => s.p95() < 1.0 && s.energy <= 1.0,
+            Objective::Accuracy => higher() && s.energy <= 1.0,
+        }
 }
 
 #[cfg(test)]
@@ -160,7 +164,8 @@ mod tests {
     use super::*;
 
     fn medians(energy_j: f64, p95: f64, violations: f64, top1: f64) -> Medians {
-        let app = AppMedians { ms: Some([p95 * 0.8, p95, p95 * 1.1]), violations, top1: Some(top1), switches: 2.0 };
+        let app =
+            AppMedians { ms: Some([p95 * 0.8, p95, p95 * 1.1]), violations, top1: Some(top1), switches: 2.0 };
         Medians {
             energy_j,
             with_board_j: energy_j + 1.0,
@@ -185,7 +190,11 @@ mod tests {
         assert_eq!(pick(&all), Some((2, true)));
         assert_eq!(pick(&all[..2]), Some((1, true)), "5 % are allowed");
         // None meets it: the fewest violations, whatever the energy.
-        let late = [(0, medians(1.0, 50.0, 0.30, 64.0)), (1, medians(9.0, 40.0, 0.06, 64.0)), (2, medians(8.0, 40.0, 0.06, 64.0))];
+        let late = [
+            (0, medians(1.0, 50.0, 0.30, 64.0)),
+            (1, medians(9.0, 40.0, 0.06, 64.0)),
+            (2, medians(8.0, 40.0, 0.06, 64.0)),
+        ];
         let late = late.map(|(i, medians)| Candidate { subnets: vec![i], medians });
         assert_eq!(pick(&late), Some((2, false)));
         assert_eq!(pick(&[]), None);
@@ -195,7 +204,12 @@ mod tests {
     fn a_win_needs_every_condition_of_its_objective() {
         let base = medians(2.0, 30.0, 0.02, 70.0);
         let against = |row: &Medians, base: &Medians, objective, feasible, best| {
-            Standing::of(row, base, &Rules { objective, feasible, best: &[best], floors: &[69.0], bound: None }).won
+            Standing::of(
+                row,
+                base,
+                &Rules { objective, feasible, best: &[best], floors: &[69.0], bound: None },
+            )
+            .won
         };
         let won = |row: &Medians, objective, feasible| against(row, &base, objective, feasible, 71.8);
         let e = |row: &Medians| won(row, Objective::Energy, true);
@@ -228,13 +242,23 @@ mod tests {
             m
         };
         let of = |row: &Medians, bound| {
-            let rules = Rules { objective: Objective::Energy, feasible: true, best: &[], floors: &[72.0, 75.1], bound };
+            let rules = Rules {
+                objective: Objective::Energy,
+                feasible: true,
+                best: &[],
+                floors: &[72.0, 75.1],
+                bound,
+            };
             Standing::of(row, &two([20.0, 100.0], [70.0, 76.0]), &rules)
         };
         let s = of(&two([10.0, 120.0], [72.0, 75.0]), Some(0.8));
         assert_eq!((s.latency.unwrap()[1], s.top1_diff, s.violations), (1.2, Some(-1.0), 0.01));
         assert!(s.above_bound.is_some_and(|b| (b - 0.25).abs() < 1e-9), "{s:?}");
-        assert_eq!(of(&two([10.0, 120.0], [72.0, 74.8]), Some(0.8)).above_bound, None, "the second's floor is given up");
+        assert_eq!(
+            of(&two([10.0, 120.0], [72.0, 74.8]), Some(0.8)).above_bound,
+            None,
+            "the second's floor is given up"
+        );
         let mut none = two([10.0, 120.0], [72.0, 75.0]);
         none.apps[1].ms = None;
         assert_eq!(of(&none, None).latency, None);

@@ -63,7 +63,9 @@ pub fn write(report: &Report<'_>, dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let pareto = curves(|p| Some((p95(p)?, p.medians.energy_j)));
         let front = curves(|p| Some((p95(p)?, p.medians.apps[0].top1?)));
         let what = &first.plain.scenario.name;
-        for (name, y, curves) in [("pareto", "energy of the domains, J", &pareto), ("front", "mean accuracy, %", &front)] {
+        for (name, y, curves) in
+            [("pareto", "energy of the domains, J", &pareto), ("front", "mean accuracy, %", &front)]
+        {
             let title = format!("{}: {what}, by accuracy floor (modelled)", model.name);
             let picture = Picture { title, x: "95th percentile, ms", y, curves };
             written.extend(picture.write(dir, &format!("{name}-{}", model.name))?);

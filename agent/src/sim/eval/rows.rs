@@ -105,7 +105,12 @@ pub fn all(policies: &[String], quick: bool) -> Vec<Row> {
         what: What::Policy { spec: spec.into(), asked },
     };
     if policies.is_empty() {
-        rows.extend(POLICIES.iter().take(if quick { 1 } else { POLICIES.len() }).map(|(name, spec)| policy(name, spec, false)));
+        rows.extend(
+            POLICIES
+                .iter()
+                .take(if quick { 1 } else { POLICIES.len() })
+                .map(|(name, spec)| policy(name, spec, false)),
+        );
     } else {
         rows.extend(policies.iter().map(|spec| policy(spec, spec, true)));
     }

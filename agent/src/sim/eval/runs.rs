@@ -129,7 +129,9 @@ pub fn each<T: Sync, A: Send>(
         drop(send);
         let mut failed = None;
         for (item, answer) in receive {
-            if failed.is_none() && let Err(e) = keep(item, answer) {
+            if failed.is_none()
+                && let Err(e) = keep(item, answer)
+            {
                 stop.store(true, Ordering::Relaxed);
                 failed = Some(e);
             }
@@ -167,11 +169,28 @@ mod tests {
     fn all_answers_are_kept_and_the_first_error_ends_it() {
         let todo: Vec<u64> = (0..500).collect();
         let mut sum = 0;
-        each(&todo, 3, |n| n * 2, |n, twice| { assert_eq!(twice, n * 2); sum += n; Ok(()) }).unwrap();
+        each(
+            &todo,
+            3,
+            |n| n * 2,
+            |n, twice| {
+                assert_eq!(twice, n * 2);
+                sum += n;
+                Ok(())
+            },
+        )
+        .unwrap();
         assert_eq!(sum, 499 * 250);
         let (done, mut kept) = (AtomicUsize::new(0), 0);
         let work = |_: &u64| done.fetch_add(1, Ordering::Relaxed);
-        let keep = |n: &u64, _| if *n == 3 { anyhow::bail!("no room") } else { kept += 1; Ok(()) };
+        let keep = |n: &u64, _| {
+            if *n == 3 {
+                anyhow::bail!("no room")
+            } else {
+                kept += 1;
+                Ok(())
+            }
+        };
         assert_eq!(each(&todo, 1, work, keep).unwrap_err().to_string(), "no room");
         assert_eq!(kept, 3);
     }

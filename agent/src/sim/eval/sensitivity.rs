@@ -90,7 +90,8 @@ pub fn compare(
 ) -> (Vec<Held>, Vec<Turned>) {
     let (mut held, mut turned) = (Vec::new(), Vec::new());
     for (r, row) in rows.iter().enumerate().filter(|(_, row)| matches!(row.what, What::Policy { .. })) {
-        let mut sum = Held { change: change.name(), row: row.name.clone(), cells: 0, won: 0, held: 0, gained: 0 };
+        let mut sum =
+            Held { change: change.name(), row: row.name.clone(), cells: 0, won: 0, held: 0, gained: 0 };
         for (i, (a, b)) in before.iter().zip(after).enumerate() {
             let (Some(x), Some(y)) = (&a.rows[r], &b.rows[r]) else { continue };
             let cell = &cells[a.cell];
@@ -139,7 +140,10 @@ pub fn told(held: &[Held]) -> String {
             h.change, h.row, h.won, h.cells, h.held, h.gained
         )
     };
-    format!("wins with one assumption changed; a cell that turns with any of them is undecided (sensitivity.csv)\n{}", held.iter().map(one).collect::<String>())
+    format!(
+        "wins with one assumption changed; a cell that turns with any of them is undecided (sensitivity.csv)\n{}",
+        held.iter().map(one).collect::<String>()
+    )
 }
 
 #[cfg(test)]

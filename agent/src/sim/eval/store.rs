@@ -87,7 +87,8 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         let mut lines = text[..whole].split(|b| *b == b'\n').enumerate().filter(|(_, l)| !l.is_empty());
         let none = "not a line of ours; delete it to have it done again";
         if let Some((i, line)) = lines.next() {
-            let head: Head = serde_json::from_slice(line).with_context(|| format!("line {}: {none}", i + 1))?;
+            let head: Head =
+                serde_json::from_slice(line).with_context(|| format!("line {}: {none}", i + 1))?;
             if head.program == *program {
                 for (i, line) in lines {
                     let line: Line<T> =
