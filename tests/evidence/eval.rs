@@ -104,6 +104,7 @@ fn standing(s: &Summary, saving: Option<f64>) -> Vec<Row> {
     }
     rows.push(modelled(format!("{name}: at no more violations and equal accuracy"), percent(s.fair, s.cells), "% of cells", s.cells).higher());
     rows.push(modelled(format!("{name}: won"), percent(s.won, s.cells), "% of cells", s.cells).higher().goal(95.0));
+    rows.push(modelled(format!("{name}: the comparator's own point"), percent(s.tied, s.cells), "% of cells", s.cells));
     rows.push(modelled(format!("{name}: win hangs on an assumption"), percent(s.undecided, s.cells), "% of cells", s.cells));
     rows
 }

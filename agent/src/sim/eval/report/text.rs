@@ -95,6 +95,7 @@ fn wide(rows: &[&Summary]) -> Table {
         "in target",
         "fair",
         "won",
+        "tied",
         "undecided",
     ];
     let one = |s: &&Summary| {
@@ -116,6 +117,7 @@ fn wide(rows: &[&Summary]) -> Table {
             share(s.in_target, s.cells),
             share(s.fair, s.cells),
             share(s.won, s.cells),
+            share(s.tied, s.cells),
             share(s.undecided, s.cells),
         ]
     };
@@ -124,7 +126,7 @@ fn wide(rows: &[&Summary]) -> Table {
 
 fn narrow<'s>(rows: impl Iterator<Item = &'s Summary>) -> Table {
     let header =
-        ["group", "objective", "row", "cells", "energy", "if fair", "p95", "accuracy diff", "above bound %", "fair", "won"];
+        ["group", "objective", "row", "cells", "energy", "if fair", "p95", "accuracy diff", "above bound %", "fair", "won", "tied"];
     let one = |s: &Summary| {
         [
             s.group.clone(),
@@ -138,6 +140,7 @@ fn narrow<'s>(rows: impl Iterator<Item = &'s Summary>) -> Table {
             percent(s.above_bound.as_ref()),
             share(s.fair, s.cells),
             share(s.won, s.cells),
+            share(s.tied, s.cells),
         ]
     };
     table(header, rows.map(one), 3)
