@@ -178,31 +178,52 @@ fn sums(books: &[&str]) -> Result<Option<Sums>> {
 }
 
 impl Output {
-    /// What the host counted between two marks of domain 0; `stall_ms` is the longest in between.
+    /// What the host counted between two marks of domain 0, each time that they came: seconds, books;
+    /// `stall_ms` is the longest in between.
+    pub fn all_between(&self, from: u8, to: u8) -> Result<Vec<(f64, Sums)>> {
+        let mut rest = self.pstates.as_slice();
+        let mut found = Vec::new();
+        let mark = |rest: &[PState], m| rest.iter().position(|p| p.domain == 0 && p.index == m);
+        while let Some(a) = mark(rest, from) {
+            let length = mark(&rest[a..], to).with_context(|| format!("no mark {to} in the log"))?;
+            found.push(counted(&rest[a..=a + length])?);
+            rest = &rest[a + length..];
+        }
+        Ok(found)
+    }
+
+    /// The first of [`Self::all_between`].
     pub fn between(&self, from: u8, to: u8) -> Result<(f64, Sums)> {
-        let mark = |m| {
-            let at = self.pstates.iter().position(|p| p.domain == 0 && p.index == m);
-            at.with_context(|| format!("no mark {m} in the log"))
-        };
-        let (a, b) = (mark(from)?, mark(to)?);
-        let books = |i: usize| self.pstates[i].sums.as_ref().context("a mark without sums");
-        let (first, last) = (books(a)?, books(b)?);
-        let difference = |x: &[f64], y: &[f64]| -> Vec<f64> { y.iter().zip(x).map(|(y, x)| y - x).collect() };
-        let stalls = self.pstates[a + 1..=b].iter().filter_map(|p| p.sums.as_ref()).map(|s| s.stall_ms);
-        let sums = Sums {
-            mj: difference(&first.mj, &last.mj),
-            busy_ms: difference(&first.busy_ms, &last.busy_ms),
-            late_ms: difference(&first.late_ms, &last.late_ms),
-            stall_ms: stalls.fold(0.0, f64::max),
-        };
-        Ok((self.pstates[b].at_s - self.pstates[a].at_s, sums))
+        self.all_between(from, to)?.into_iter().next().with_context(|| format!("no mark {from} in the log"))
     }
 
     /// The quality mark of what ran between two marks of domain 0.
     pub fn quality(&self, from: u8, to: u8) -> Result<Quality> {
-        let (_, sums) = self.between(from, to)?;
-        let (late, busy): (f64, f64) = (sums.late_ms.iter().sum(), sums.busy_ms.iter().sum());
-        Ok(Quality { late: late / busy.max(1.0), stall_ms: sums.stall_ms })
+        Ok(self.between(from, to)?.1.quality())
+    }
+}
+
+/// From the first line's books to the last's.
+fn counted(lines: &[PState]) -> Result<(f64, Sums)> {
+    let [first, .., last] = lines else { bail!("two marks without a line between them") };
+    let books = |p: &PState| p.sums.clone().context("a mark without sums");
+    let (a, b) = (books(first)?, books(last)?);
+    let difference = |x: &[f64], y: &[f64]| -> Vec<f64> { y.iter().zip(x).map(|(y, x)| y - x).collect() };
+    let stalls = lines[1..].iter().filter_map(|p| p.sums.as_ref()).map(|s| s.stall_ms);
+    let sums = Sums {
+        mj: difference(&a.mj, &b.mj),
+        busy_ms: difference(&a.busy_ms, &b.busy_ms),
+        late_ms: difference(&a.late_ms, &b.late_ms),
+        stall_ms: stalls.fold(0.0, f64::max),
+    };
+    Ok((last.at_s - first.at_s, sums))
+}
+
+impl Sums {
+    /// Whether the host kept up meanwhile.
+    pub fn quality(&self) -> Quality {
+        let (late, busy): (f64, f64) = (self.late_ms.iter().sum(), self.busy_ms.iter().sum());
+        Quality { late: late / busy.max(1.0), stall_ms: self.stall_ms }
     }
 }
 

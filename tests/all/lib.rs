@@ -28,18 +28,21 @@ pub fn component(name: &str) -> PathBuf {
     repository().join("target/policies").join(format!("{name}.wasm"))
 }
 
+/// One policy set of a configuration; `params` are lines.
+pub fn policy_set(name: &str, allocator: &str, tuner: &str, params: &str) -> String {
+    format!(
+        "[policies.{name}]\nallocator = {:?}\ntuner = {:?}\n{params}\n",
+        component(allocator),
+        component(tuner)
+    )
+}
+
 /// The policy sets of every test configuration.
 pub fn policy_sets() -> String {
-    let set = |name: &str, allocator: &str, tuner: &str, params: &str| {
-        format!(
-            "[policies.{name}]\nallocator = {:?}\ntuner = {:?}\n{params}\n",
-            component(allocator),
-            component(tuner)
-        )
-    };
-    let mut text = set("tandem", "tandem-allocator", "tandem-tuner", "");
+    let mut text = policy_set("tandem", "tandem-allocator", "tandem-tuner", "");
     for (i, allocator) in ["performance", "powersave", "schedutil", "ondemand"].iter().enumerate() {
-        text += &set(allocator, allocator, "fixed", &format!("tuner-params = {{ subnet = \"{i}\" }}"));
+        let params = format!("tuner-params = {{ subnet = \"{i}\" }}");
+        text += &policy_set(allocator, allocator, "fixed", &params);
     }
     text
 }

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 
 /// Name, command's method.
-const METHODS: [(&str, &str); 20] = [
+const METHODS: [(&str, &str); 21] = [
     (
         "demo",
         "One run of `tandem demo` on this machine: agent, runner on the 10,000 test images, a co-runner with one busy \
@@ -86,6 +86,14 @@ const METHODS: [(&str, &str); 20] = [
         windows of 2 s, resident memory by /proc/PID/status, the steps by the agent's own book. The steps are means and \
         cold: between two ticks the runner's frames have had the caches, so `decide` costs many times its figure under \
         `tick`. What else binds, we think, is waking up a hundred times a second (timer, poll, the policies' deadline).",
+    ),
+    (
+        "vm",
+        "The thesis-like scenarios (`tests/scenarios/thesis-*-vm.toml`, with the reasons for each choice) in the VM, board \
+        `odroid-xu3`: our manager (energy first, one setting, a profile measured in the guest, the board's powers) in turns \
+        with the kernel's schedutil (frequency-invariant) and each fixed sub-network at or above the floor, five rounds of 20 s \
+        in one boot. Energy is the host's model of the domains (OPP, busy share, 8 % idle); differences are of the runs of one \
+        round. Right answers are on the images of the run. A run with the limiter late for 1 % or a stall of 20 ms is void.",
     ),
     (
         "vm-board",

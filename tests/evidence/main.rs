@@ -5,6 +5,7 @@ mod docs;
 mod eval;
 mod governors;
 mod live;
+mod manager;
 mod networks;
 mod programs;
 mod sim;
@@ -146,6 +147,7 @@ fn main() -> anyhow::Result<()> {
         "accuracy" => networks::accuracy()?,
         "profile" => networks::profile()?,
         "range" => networks::range()?,
+        "vm" => manager::vm()?,
         "vm-board" => vm::board()?,
         "governors" => governors::governors()?,
         "thermal" => thermal::thermal()?,
@@ -154,7 +156,7 @@ fn main() -> anyhow::Result<()> {
         "sim-speed" => sim::speed()?,
         "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm-board, governors, thermal, sim, ablation, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-board, governors, thermal, sim, ablation, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
         ),
     };
     anyhow::ensure!(

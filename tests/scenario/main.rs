@@ -1,17 +1,21 @@
-//! `scenario FILE --policy P`: plays a scenario of `tests/scenarios` on the machine it runs on, with the real agent or a
-//! kernel's governor, real runners and real co-runners; made for the VM (`tests/vm`), where it writes marks 40 and 41
+//! `scenario FILE... --policy P...`: plays scenarios of `tests/scenarios` on the machine it runs on, with the real agent
+//! or a kernel's governor, real runners and real co-runners; made for the VM (`tests/vm`), where it writes marks 40 and 41
 //! around what counts. The same file runs in `tandem sim`.
+//!
+//! Of several, each round plays every scenario by every policy: what is compared ran in turns in one boot.
 //!
 //! A frame is so many images that the largest sub-network takes about `largest-ms` on the fastest CPU at its top OPP;
 //! what it really takes there is in the result, as are the frames that came late because a machine of whole images cannot
 //! be asked for less.
 
 mod in_vm;
+mod known;
 mod play;
 mod result;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Parser as _;
+use known::Known;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -21,12 +25,23 @@ use tandem_tests::{Agent, AgentOptions, program, repository};
 /// What it takes.
 #[derive(Debug, clap::Parser)]
 struct Options {
-    /// The scenario.
-    file: PathBuf,
-    /// `tandem` or another set of the tests' configuration; `kernel:GOVERNOR?subnet=N`, without an agent.
+    /// The scenarios.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// `tandem` or another set of the tests' configuration, `tandem?PARAMETER=VALUE&...` with parameters of its tuner;
+    /// `kernel:GOVERNOR?subnet=N`, without an agent. May be given several times.
+    #[arg(long, required = true)]
+    policy: Vec<String>,
+    /// Rounds, in each of which every scenario is played by every policy.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// With --vm: the agent knows the board's powers, and a profile that is measured first.
+    #[arg(long, requires = "vm")]
+    informed: bool,
+    /// The same in the guest: the board of `tests/vm/boards` that this machine is.
     #[arg(long)]
-    policy: String,
-    /// Where result.json and the logs go.
+    board: Option<String>,
+    /// Where result.json, a list of runs, and the logs go.
     #[arg(long, default_value = ".")]
     out: PathBuf,
     /// In the VM, on this board of `tests/vm/boards`.
@@ -54,13 +69,31 @@ pub enum Policy {
         subnet: usize,
     },
     /// A policy set of the agent.
-    Set(String),
+    Set {
+        /// Its name.
+        name: String,
+        /// Of its tuner.
+        params: Vec<(String, String)>,
+    },
 }
 
 impl std::str::FromStr for Policy {
     type Err = anyhow::Error;
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let Some(rest) = text.strip_prefix("kernel:") else { return Ok(Self::Set(text.into())) };
+        let Some(rest) = text.strip_prefix("kernel:") else {
+            let (name, params) = text.split_once('?').unwrap_or((text, ""));
+            ensure!(
+                params.is_empty() || name == "tandem",
+                "--policy {text}: only tandem takes parameters here"
+            );
+            let one = |p: &str| -> anyhow::Result<_> {
+                let (k, v) =
+                    p.split_once('=').with_context(|| format!("--policy {text}: {p}: NAME=VALUE"))?;
+                Ok((k.to_owned(), v.to_owned()))
+            };
+            let params = params.split('&').filter(|p| !p.is_empty()).map(one).collect::<Result<_, _>>()?;
+            return Ok(Self::Set { name: name.into(), params });
+        };
         let (governor, subnet) = rest.split_once("?subnet=").context("--policy: kernel:GOVERNOR?subnet=N")?;
         Ok(Self::Kernel { governor: governor.into(), subnet: subnet.parse().context("--policy: subnet=N")? })
     }
@@ -116,53 +149,81 @@ fn main() -> anyhow::Result<()> {
     if let Some(board) = &options.vm {
         return in_vm::run(&options, board);
     }
-    let scenario = Scenario::load(&options.file)?;
-    if let Some(app) = scenario.apps.iter().find(|a| a.domain.is_some()) {
-        anyhow::bail!("app {:?}: domain: only the simulator can begin elsewhere than on the fastest domain", app.name);
+    let scenarios = options.files.iter().map(|f| Scenario::load(f)).collect::<Result<Vec<_>, _>>()?;
+    let policies = options.policy.iter().map(|p| p.parse()).collect::<anyhow::Result<Vec<Policy>>>()?;
+    if let Some(app) = scenarios.iter().flat_map(|s| &s.apps).find(|a| a.domain.is_some()) {
+        bail!("app {:?}: domain: only the simulator can begin elsewhere than on the fastest domain", app.name);
     }
-    let policy: Policy = options.policy.parse()?;
     let cpus = cpus(&options.cpus)?;
-    let fastest = cpus.last().context("--cpus is empty")?.1;
-    let image = image_ms(fastest)?;
     std::fs::create_dir_all(&options.out)?;
-    let agent = match &policy {
-        Policy::Set(set) => Some(agent(set, &scenario)?),
-        Policy::Kernel { governor, .. } => {
-            set_governor(governor)?;
-            None
+    let known = match &options.board {
+        Some(board) => Some(known::measure(board, &options.out)?),
+        None => None,
+    };
+    let image = image_ms(cpus.last().context("--cpus is empty")?.1)?;
+    let mut results = Vec::new();
+    for round in 0..options.rounds {
+        for (scenario, file) in scenarios.iter().zip(&options.files) {
+            for (i, policy) in policies.iter().enumerate() {
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+                let out = options.out.join(format!("{stem}-{i}-{round}"));
+                std::fs::create_dir_all(&out)?;
+                let agent = match policy {
+                    Policy::Set { .. } => Some(agent(policy, scenario, known.as_ref())?),
+                    Policy::Kernel { governor, .. } => {
+                        set_governor(governor)?;
+                        None
+                    }
+                };
+                let (image, speed) = (&image, options.speed.as_path());
+                let stage = play::Stage { scenario, policy, cpus: &cpus, agent, image, out: &out, speed };
+                let played = play::play(stage)?;
+                results.push(result::of(scenario, &options.policy[i], round, image, &played)?);
+                // Kept run by run: a guest may be killed.
+                std::fs::write(options.out.join("result.json"), serde_json::to_vec_pretty(&results)?)?;
+            }
         }
-    };
-    let stage = play::Stage {
-        scenario: &scenario,
-        policy: &policy,
-        cpus: &cpus,
-        agent,
-        image: &image,
-        options: &options,
-    };
-    let played = play::play(stage)?;
-    let result = result::of(&scenario, &options.policy, &image, &played)?;
-    std::fs::write(options.out.join("result.json"), serde_json::to_vec_pretty(&result)?)?;
-    println!("{}", serde_json::to_string_pretty(&result)?);
+    }
+    println!("{}", serde_json::to_string_pretty(&results)?);
     Ok(())
 }
 
-fn agent(set: &str, scenario: &Scenario) -> anyhow::Result<Agent> {
+fn agent(policy: &Policy, scenario: &Scenario, known: Option<&Known>) -> anyhow::Result<Agent> {
+    let Policy::Set { name, params } = policy else { bail!("a kernel's governor has no agent") };
     let mut tail = String::new();
     for app in &scenario.apps {
         tail += &format!("[[app]]\nname = {:?}\nuser = \"nobody\"\n", app.name);
+        if let Some(known) = known {
+            tail += &format!("profile = {:?}\n", known.profile);
+        }
         let target = app.target_at(tandem::units::Nanos(0));
+        tail += &format!("objective = {:?}\n", target.objective.word());
         if let Some(latency) = target.latency {
             tail += &format!("latency-ms = {:.3}\n", latency.as_ms());
         }
         if let Some(top1) = target.top1 {
             tail += &format!("top1 = {:.2}\n", f64::from(top1.0) / 100.0);
         }
+        if let Some(power) = target.power {
+            tail += &format!("power-mw = {}\n", power.0);
+        }
+    }
+    let mut set = name.clone();
+    if !params.is_empty() {
+        set = "asked".into();
+        tail += &tandem_tests::policy_set(&set, "tandem-allocator", "tandem-tuner", &tuner_params(params));
     }
     // On an emulated CPU a call takes longer, and the policy is compiled for seconds.
-    let options =
-        AgentOptions { policy: set.into(), head: "decide-deadline-us = 50000\n".into(), tail, args: vec![] };
-    Agent::start(&options)
+    let mut head = "decide-deadline-us = 50000\n".to_owned();
+    if let Some(known) = known {
+        head += &format!("board = {:?}\n", known.board);
+    }
+    Agent::start(&AgentOptions { policy: set, head, tail, args: vec![] })
+}
+
+fn tuner_params(params: &[(String, String)]) -> String {
+    let each: Vec<String> = params.iter().map(|(k, v)| format!("{k} = {v:?}")).collect();
+    format!("tuner-params = {{ {} }}", each.join(", "))
 }
 
 /// From the start of the runners to the first frame: all of them must have come up.

@@ -1,9 +1,9 @@
 //! The play: runners, co-runners, what happens to whom and when.
 
-use crate::{Cpus, LEAD, Options, Policy, model};
+use crate::{Cpus, LEAD, Policy, model};
 use anyhow::Context as _;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tandem::control::Command as Ask;
@@ -22,7 +22,10 @@ pub struct Stage<'a> {
     pub agent: Option<Agent>,
     /// ms of an image by sub-network.
     pub image: &'a [f64],
-    pub options: &'a Options,
+    /// Folder of its files.
+    pub out: &'a Path,
+    /// The co-runner.
+    pub speed: &'a Path,
 }
 
 /// What a play left.
@@ -90,7 +93,7 @@ fn cues(scenario: &Scenario) -> Vec<(Duration, Cue<'_>)> {
 }
 
 fn start_runner(stage: &Stage<'_>, app: &AppPlan, i: u64) -> anyhow::Result<(Child, PathBuf, usize)> {
-    let folder = stage.options.out.join(&app.name);
+    let folder = stage.out.join(&app.name);
     std::fs::create_dir_all(&folder)?;
     let mut text = format!("# {} of {}\n", app.name, stage.scenario.name);
     // The simulator draws the arrivals of an application from the same numbers.
@@ -164,7 +167,7 @@ fn start_co_runner(stage: &Stage<'_>, plan: &CoRunner) -> anyhow::Result<Child> 
     let seconds = (plan.to.0 - plan.from.0) as f64 / 1e9;
     Command::new("nice")
         .args(["-n", &plan.nice.to_string()])
-        .arg(&stage.options.speed)
+        .arg(stage.speed)
         .args(["int", &format!("{seconds:.3}")])
         .args(std::iter::repeat_n(&cpu, usize::from(plan.threads.max(1))))
         .stdout(Stdio::piped())

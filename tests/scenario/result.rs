@@ -13,6 +13,7 @@ use tandem::units::Nanos;
 pub struct Result {
     pub scenario: String,
     pub policy: String,
+    pub round: usize,
     /// ms of an image by sub-network, alone on the fastest CPU at its top OPP.
     pub image_ms: Vec<f64>,
     pub apps: Vec<AppResult>,
@@ -34,6 +35,7 @@ pub struct AppResult {
     pub mean_ms: f64,
     pub p50_ms: f64,
     pub p95_ms: f64,
+    pub p99_ms: f64,
     /// Share of right answers.
     pub accuracy: f64,
     /// Frames by sub-network.
@@ -41,13 +43,20 @@ pub struct AppResult {
 }
 
 /// Reads what the runners left.
-pub fn of(scenario: &Scenario, policy: &str, image: &[f64], played: &Played) -> anyhow::Result<Result> {
+pub fn of(
+    scenario: &Scenario,
+    policy: &str,
+    round: usize,
+    image: &[f64],
+    played: &Played,
+) -> anyhow::Result<Result> {
     let apps = scenario.apps.iter().zip(&played.apps);
     let apps: anyhow::Result<_> =
         apps.map(|(app, (folder, batch))| one(scenario, app, folder, *batch)).collect();
     Ok(Result {
         scenario: scenario.name.clone(),
         policy: policy.into(),
+        round,
         image_ms: image.to_vec(),
         apps: apps?,
         co_runners: played.co_runners.clone(),
@@ -93,6 +102,7 @@ fn one(scenario: &Scenario, app: &AppPlan, folder: &Path, batch: usize) -> anyho
         mean_ms: latencies.iter().sum::<f64>() / (frames as f64).max(1.0),
         p50_ms: rank(500)?,
         p95_ms: rank(950)?,
+        p99_ms: rank(990)?,
         accuracy: correct as f64 / (images as f64).max(1.0),
         by_subnet,
     })

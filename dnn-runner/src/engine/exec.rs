@@ -9,7 +9,7 @@ use super::memory::Aligned;
 use super::plan::{DEPTH_MAX, DepthwiseStep, Plan, ProductStep, Step};
 use super::pool::{Pool, TASKS_MAX};
 use crate::kernel::depthwise::Depthwise;
-use crate::kernel::gemm::{Product, ROWS};
+use crate::kernel::gemm::{Product, ROWS, TILE_MAX as TILE};
 use crate::kernel::simple::{Add, MaxPool, Mean, Scale};
 use crate::kernel::{Kernel, LANES};
 use std::ops::{ControlFlow, Range};
@@ -19,6 +19,8 @@ static ZEROS: [f32; DEPTH_MAX] = [0.0; DEPTH_MAX];
 const WORTH_SHARING: usize = 50_000;
 /// Tasks of a layer for each thread, so that they end together.
 const TASKS_PER_THREAD: usize = 3;
+/// Pixels of a map that are worth a task: three tiles.
+const PIECE_MIN: usize = 3 * TILE;
 /// Numbers of a convolution's input that stay in the second cache while all panels pass.
 const BLOCK: usize = 65_536;
 
@@ -83,6 +85,14 @@ struct Cut {
 impl Cut {
     fn new(all: usize, unit: usize, parts: usize) -> Self {
         Self { all, piece: all.div_ceil(parts.max(1)).next_multiple_of(unit).max(unit) }
+    }
+
+    /// Of a map: `parts` for the threads, and no fewer than `least`.
+    fn pixels(all: usize, parts: usize, least: usize) -> Self {
+        let parts = parts.min((all / PIECE_MIN).max(1)).max(least);
+        // A last tile of a piece that is not full costs less than a thread that waits for another.
+        let unit = if parts > 1 && all / parts < 4 * ROWS { TILE } else { ROWS };
+        Self::new(all, unit, parts)
     }
     const fn count(self) -> usize {
         self.all.div_ceil(self.piece)
@@ -246,7 +256,7 @@ impl Run<'_, '_> {
         let work = p.groups * all * p.taps.0 * p.taps.1 * p.depth * outputs;
         let parts = self.parts(work).div_ceil(p.groups);
         let block = (BLOCK / p.depth / ROWS).max(1) * ROWS;
-        let pixels = Cut::new(all, ROWS, parts.max(all.div_ceil(block)));
+        let pixels = Cut::pixels(all, parts, all.div_ceil(block));
         // What the pixels cannot be cut into, the panels are, in fours: a tile's width.
         let panels = Cut::new(panels, 4, parts.div_ceil(pixels.count()));
         let each = pixels.count() * panels.count();

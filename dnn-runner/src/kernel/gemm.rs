@@ -9,12 +9,12 @@ use super::{Activation, LANES};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Output pixels that a task takes a multiple of.
+/// Output pixels of which a task's multiple wastes no tile.
 pub(crate) const ROWS: usize = 42; // of 6 and of 7
 /// Taps of a kernel at most: 7 x 7, and 8 x 8 for a classifier over a whole map.
 pub(crate) const TAPS_MAX: usize = 64;
 /// Pixels of a tile at most.
-const TILE_MAX: usize = 7;
+pub(crate) const TILE_MAX: usize = 7;
 
 /// Where a tile's inputs lie: tap by tap, pixel by pixel.
 type Inputs = [MaybeUninit<*const f32>; TAPS_MAX * TILE_MAX];

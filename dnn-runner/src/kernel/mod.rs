@@ -198,7 +198,7 @@ macro_rules! operation {
 }
 
 operation! {
-    /// Output pixels `pixels` (a multiple of [`gemm::ROWS`], or the end) and panels `panels` of a convolution.
+    /// Output pixels `pixels` (best a multiple of [`gemm::ROWS`]) and panels `panels` of a convolution.
     product(args: &Product, pixels: Range<usize>, panels: Range<usize>) product, gemm::product
 }
 operation! {
