@@ -27,8 +27,9 @@ struct Task<'a> {
     asked: Vec<(Key, &'a Arc<Sealed>)>,
 }
 
-/// By cell, J: the median over seeds. Where nothing but the times of inferences is random, one seed stands for all: over a
-/// run's frames that evens out. `None`: the objective is another, or no constant point meets the targets.
+/// By cell, J: the median over seeds. Not beside co-runners: the cheapest point would take their clock away. Where nothing but the times of inferences is random, one seed stands for all: over a
+/// run's frames that evens out. `None`: the objective is another,
+/// somebody disturbs, or no constant point meets the targets.
 ///
 /// # Errors
 /// A scenario that the bound is not made for, or the store cannot be written.
@@ -84,7 +85,7 @@ pub fn all(
 /// One per seed that counts.
 fn keys(ground: &Ground<'_>, cell: &Cell, seeds: u64, name: &Key) -> Vec<Key> {
     let scenario = &cell.plain.scenario;
-    if cell.objective != Objective::Energy || scenario.apps.len() > 2 {
+    if cell.objective != Objective::Energy || scenario.apps.len() > 2 || !scenario.co_runners.is_empty() {
         return vec![];
     }
     let even = |f: &Frames| matches!(f, Frames::Periodic { .. } | Frames::Recorded { .. });

@@ -259,6 +259,7 @@ const UNJUDGED: Standing = Standing {
     fair: false,
     in_target: false,
     won: false,
+    tied: false,
 };
 
 /// The fixed choices at or above a cell's floors.

@@ -75,6 +75,8 @@ pub struct Standing {
     pub fair: bool,
     /// See [`won`].
     pub won: bool,
+    /// The same point as the comparator's, to a thousandth: fair, neither won nor lost.
+    pub tied: bool,
 }
 
 /// What a cell is judged by.
@@ -119,11 +121,14 @@ impl Standing {
             in_target: in_target(row),
             fair: false,
             won: false,
+            tied: false,
         };
         let within = if rules.feasible { standing.in_target } else { standing.p95() <= 1.0 };
         let no_worse = standing.violations <= violations(comparator);
         standing.fair = no_worse && within && standing.top1_diff.is_some_and(|d| d >= -SAME_TOP1);
         standing.won = won(&standing, row, comparator, rules);
+        let same = |ratio: f64| (ratio - 1.0).abs() < 1e-3;
+        standing.tied = standing.fair && !standing.won && same(standing.energy) && same(standing.p95());
         standing
     }
 
@@ -221,6 +226,11 @@ mod tests {
         let later = medians(2.0, 45.0, 0.6, 70.0);
         assert!(!against(&late, &later, Objective::Energy, true, 71.8));
         assert!(against(&late, &later, Objective::Energy, false, 71.8), "its p95 stands for the target");
+
+        let tied = |energy_j| Standing::of(&medians(energy_j, 30.0, 0.02, 70.0), &base, &Rules {
+            objective: Objective::Energy, feasible: true, best: &[71.8], floors: &[69.0], bound: None
+        }).tied;
+        assert_eq!((tied(2.0), tied(2.01), tied(1.9999)), (true, false, false), "what is won is no tie");
 
         let l = |row: &Medians| won(row, Objective::Latency, true);
         assert!(l(&medians(2.0, 29.0, 0.0, 70.0)));

@@ -98,6 +98,8 @@ pub struct Summary {
     pub fair: usize,
     /// Cells won, whatever was assumed.
     pub won: usize,
+    /// Cells in which the row stands where the comparator does.
+    pub tied: usize,
     /// Cells whose win hangs on an assumption; not among `won`.
     pub undecided: usize,
 }
@@ -154,6 +156,7 @@ impl<'a> Report<'a> {
             in_target: count(&|e| e.2.standing.in_target),
             fair: count(&|e| e.2.standing.fair),
             won: count(&|e| e.2.standing.won && !undecided(e)),
+            tied: count(&|e| e.2.standing.tied && !undecided(e)),
             undecided: count(&undecided),
         })
     }

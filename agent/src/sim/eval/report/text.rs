@@ -24,12 +24,7 @@ impl Report<'_> {
                 let of = |s: &&Summary| s.group == group && s.objective == objective;
                 let rows: Vec<&Summary> = summaries.iter().filter(of).collect();
                 if let Some(first) = rows.first() {
-                    text += &format!(
-                        "\n{group}, objective {}: {} cells\n{}\n",
-                        objective.word(),
-                        first.cells,
-                        wide(&rows)
-                    );
+                    text += &format!("\n{group}, objective {}: {} cells\n{}\n", objective.word(), first.cells, wide(&rows));
                 }
             }
         }
@@ -40,8 +35,7 @@ impl Report<'_> {
             }
         }
         let ours = |s: &&Summary| {
-            let asked =
-                |r: &super::Row| r.name == s.row && matches!(r.what, What::Policy { asked: true, .. });
+            let asked = |r: &super::Row| r.name == s.row && matches!(r.what, What::Policy { asked: true, .. });
             let apart = [ALL, WEAK, AT_TOP, INFEASIBLE].contains(&s.group.as_str());
             !apart && (s.row == OURS || self.rows.iter().any(asked))
         };
@@ -101,6 +95,7 @@ fn wide(rows: &[&Summary]) -> Table {
         "in target",
         "fair",
         "won",
+        "tied",
         "undecided",
     ];
     let one = |s: &&Summary| {
@@ -122,6 +117,7 @@ fn wide(rows: &[&Summary]) -> Table {
             share(s.in_target, s.cells),
             share(s.fair, s.cells),
             share(s.won, s.cells),
+            share(s.tied, s.cells),
             share(s.undecided, s.cells),
         ]
     };
@@ -129,19 +125,8 @@ fn wide(rows: &[&Summary]) -> Table {
 }
 
 fn narrow<'s>(rows: impl Iterator<Item = &'s Summary>) -> Table {
-    let header = [
-        "group",
-        "objective",
-        "row",
-        "cells",
-        "energy",
-        "if fair",
-        "p95",
-        "accuracy diff",
-        "above bound %",
-        "fair",
-        "won",
-    ];
+    let header =
+        ["group", "objective", "row", "cells", "energy", "if fair", "p95", "accuracy diff", "above bound %", "fair", "won", "tied"];
     let one = |s: &Summary| {
         [
             s.group.clone(),
@@ -155,6 +140,7 @@ fn narrow<'s>(rows: impl Iterator<Item = &'s Summary>) -> Table {
             percent(s.above_bound.as_ref()),
             share(s.fair, s.cells),
             share(s.won, s.cells),
+            share(s.tied, s.cells),
         ]
     };
     table(header, rows.map(one), 3)
