@@ -136,7 +136,10 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
         assert!(said.contains(part), "wanted {part:?}, got:\n{said}");
     }
     for (args, part) in [
-        (&["tests/grid.toml", "--block", "three"][..], "--block \"three\": no grid has it; known: deadline, one, two"),
+        (
+            &["tests/grid.toml", "--block", "three"][..],
+            "--block \"three\": no grid has it; known: deadline, one, two",
+        ),
         (&["tests/grid.toml", "--board", "odroid-xu3", "--policy", "magic"], "\"magic\" is no allocator"),
         (
             &["tests/grid.toml", "--board", "odroid-xu3", "--policy", "tandem?domain=gpu"],

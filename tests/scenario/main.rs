@@ -118,7 +118,10 @@ fn main() -> anyhow::Result<()> {
     }
     let scenario = Scenario::load(&options.file)?;
     if let Some(app) = scenario.apps.iter().find(|a| a.domain.is_some()) {
-        anyhow::bail!("app {:?}: domain: only the simulator can begin elsewhere than on the fastest domain", app.name);
+        anyhow::bail!(
+            "app {:?}: domain: only the simulator can begin elsewhere than on the fastest domain",
+            app.name
+        );
     }
     let policy: Policy = options.policy.parse()?;
     let cpus = cpus(&options.cpus)?;

@@ -368,7 +368,8 @@ mod tests {
         let which = Which::Schedutil { invariant: false, rate_limit: Some(Nanos::from_ms(10)) };
         let SpecKind::Kernel { cpus, subnet, .. } = &schedutil.kind else { panic!("{schedutil:?}") };
         assert_eq!((cpus, subnet.as_deref()), (&which, Some("25%")));
-        let text = include_str!("../../../tests/scenarios/two-streams.toml").replace("us-mobilenet-v1", "mlcad-fmnist");
+        let text = include_str!("../../../tests/scenarios/two-streams.toml")
+            .replace("us-mobilenet-v1", "mlcad-fmnist");
         let text = text.replace("top1 = 64.0", "top1 = 88.0");
         let apps = super::super::scenario::Scenario::parse("s", "s", &text).unwrap().apps;
         let subnets = |spec: &str| match Spec::parse(spec).unwrap().rule(&apps) {
@@ -378,7 +379,11 @@ mod tests {
         assert_eq!(subnets("kernel:schedutil?subnet=25%"), Ok(vec![0]));
         assert_eq!(subnets("kernel:schedutil?subnet=25%,L3"), Ok(vec![0, 3]));
         assert_eq!(subnets("kernel:schedutil"), Ok(vec![]));
-        assert!(subnets("kernel:schedutil?subnet=0,1,2").unwrap_err().contains("3 sub-networks for 2 applications"));
+        assert!(
+            subnets("kernel:schedutil?subnet=0,1,2")
+                .unwrap_err()
+                .contains("3 sub-networks for 2 applications")
+        );
         assert!(subnets("kernel:schedutil?subnet=0,L9").unwrap_err().contains("must be one of L0, L1"));
         let SpecKind::Set(set) = Spec::parse("tandem?weight-max=800&tuner.dwell-ms=500").unwrap().kind else {
             panic!("a set")

@@ -7,9 +7,9 @@ use super::policies::{SetSpec, Spec};
 use super::scenario::{AppPlan, Scenario};
 use crate::envelope::Envelope;
 use crate::governor::Governor;
-use crate::policy::{PolicyError, Slo};
 use crate::policy::slot::{PolicyContext, PolicySlot, PolicySource};
 use crate::policy::wasm::WasmEngine;
+use crate::policy::{PolicyError, Slo};
 use crate::units::Nanos;
 use std::sync::Arc;
 
@@ -81,7 +81,12 @@ impl Prepared {
     /// The same with another source of its parts, made from this one's: to put a clock around their calls, say.
     #[must_use]
     pub fn timed(&self, f: impl FnOnce(Arc<dyn PolicySource>) -> Arc<dyn PolicySource>) -> Self {
-        Self { text: self.text.clone(), rule: self.rule.clone(), set: self.set.clone().map(f), engine: self.engine.clone() }
+        Self {
+            text: self.text.clone(),
+            rule: self.rule.clone(),
+            set: self.set.clone().map(f),
+            engine: self.engine.clone(),
+        }
     }
 
     fn governor(

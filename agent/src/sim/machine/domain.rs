@@ -83,8 +83,11 @@ impl SimDomain {
         }
         let places = board.cpus.len().max(1);
         let opps = board.opps.len();
-        let work =
-            if of_cpus { (0..opps).map(|o| model.work_rate(id, o)).collect() } else { device_work(model, id) };
+        let work = if of_cpus {
+            (0..opps).map(|o| model.work_rate(id, o)).collect()
+        } else {
+            device_work(model, id)
+        };
         let mut domain = Self {
             name: board.name.clone(),
             cpus: board.cpus.clone(),
