@@ -49,7 +49,10 @@ struct Cost {
 impl Document {
     fn find(&self, row: &str, group: &str, objective: Objective) -> anyhow::Result<&Summary> {
         let of = |s: &&Summary| s.row == row && s.group == group && s.objective == objective;
-        self.summaries.iter().find(of).with_context(|| format!("eval.json: no {row:?} in {group:?}, {objective:?}"))
+        self.summaries
+            .iter()
+            .find(of)
+            .with_context(|| format!("eval.json: no {row:?} in {group:?}, {objective:?}"))
     }
 }
 
@@ -89,23 +92,63 @@ fn standing(s: &Summary, saving: Option<f64>) -> Vec<Row> {
     let mut rows = Vec::new();
     if let Some(of) = of {
         let less = |ratio: f64| (1.0 - ratio) * 100.0;
-        let median = modelled(format!("{name}: {what} saved, median cell"), less(of.median), "%", s.cells).higher();
+        let median =
+            modelled(format!("{name}: {what} saved, median cell"), less(of.median), "%", s.cells).higher();
         rows.push(match saving {
             Some(goal) => median.goal(goal),
             None => median,
         });
-        rows.push(modelled(format!("{name}: {what} saved, worst cell ({})", of.cell), less(of.worst), "%", s.cells).higher());
+        rows.push(
+            modelled(format!("{name}: {what} saved, worst cell ({})", of.cell), less(of.worst), "%", s.cells)
+                .higher(),
+        );
     }
     if let Some(fair) = s.fair_energy.filter(|_| !latency) {
-        rows.push(modelled(format!("{name}: energy saved, median with unfair cells as the worst"), (1.0 - fair) * 100.0, "%", s.cells).higher());
+        rows.push(
+            modelled(
+                format!("{name}: energy saved, median with unfair cells as the worst"),
+                (1.0 - fair) * 100.0,
+                "%",
+                s.cells,
+            )
+            .higher(),
+        );
     }
     if let Some(d) = &s.top1_diff {
-        rows.push(modelled(format!("{name}: accuracy against the comparator, median cell"), d.median, "points", s.cells).higher());
+        rows.push(
+            modelled(
+                format!("{name}: accuracy against the comparator, median cell"),
+                d.median,
+                "points",
+                s.cells,
+            )
+            .higher(),
+        );
     }
-    rows.push(modelled(format!("{name}: at no more violations and equal accuracy"), percent(s.fair, s.cells), "% of cells", s.cells).higher());
-    rows.push(modelled(format!("{name}: won"), percent(s.won, s.cells), "% of cells", s.cells).higher().goal(95.0));
-    rows.push(modelled(format!("{name}: the comparator's own point"), percent(s.tied, s.cells), "% of cells", s.cells));
-    rows.push(modelled(format!("{name}: win hangs on an assumption"), percent(s.undecided, s.cells), "% of cells", s.cells));
+    rows.push(
+        modelled(
+            format!("{name}: at no more violations and equal accuracy"),
+            percent(s.fair, s.cells),
+            "% of cells",
+            s.cells,
+        )
+        .higher(),
+    );
+    rows.push(
+        modelled(format!("{name}: won"), percent(s.won, s.cells), "% of cells", s.cells).higher().goal(95.0),
+    );
+    rows.push(modelled(
+        format!("{name}: the comparator's own point"),
+        percent(s.tied, s.cells),
+        "% of cells",
+        s.cells,
+    ));
+    rows.push(modelled(
+        format!("{name}: win hangs on an assumption"),
+        percent(s.undecided, s.cells),
+        "% of cells",
+        s.cells,
+    ));
     rows
 }
 
@@ -141,7 +184,8 @@ pub fn sim() -> anyhow::Result<Vec<Row>> {
     for other in OTHERS {
         rows.extend(standing(all.find(other, ALL, Objective::Energy)?, None));
     }
-    let costs: Vec<Cost> = serde_json::from_str(&std::fs::read_to_string(out.join("costs.json"))?).context("costs.json")?;
+    let costs: Vec<Cost> =
+        serde_json::from_str(&std::fs::read_to_string(out.join("costs.json"))?).context("costs.json")?;
     for level in ["allocator", "tuner"] {
         let of = || costs.iter().filter(|c| c.row == OURS && c.level == level);
         let most = |f: fn(&Cost) -> f64| of().map(f).fold(0.0, f64::max);

@@ -186,6 +186,8 @@ impl SimMachine {
             let mut app = SimApp::new(i, scenario, model, subnet).map_err(unfit)?;
             if let Some(domain) = domain.filter(|d| *d < domains.len()) {
                 (app.domain, app.next_domain) = (domain, domain);
+                // Of its CPUs it has as much as may be granted.
+                app.weight = f64::from(formulas::weight::of_cgroup(10_000));
             }
             apps.push(app);
         }
@@ -389,7 +391,7 @@ fn find(model: &Model, name: Option<&str>) -> Result<usize, String> {
     })
 }
 
-fn mask(cpus: &[usize]) -> u64 {
+pub(super) fn mask(cpus: &[usize]) -> u64 {
     if cpus.is_empty() { u64::MAX } else { cpus.iter().fold(0, |m, c| m | 1 << (c % 64)) }
 }
 
@@ -411,7 +413,7 @@ fn kernel_of(model: &Model, id: DomainId, rule: &Rule) -> Option<Kernel> {
 }
 
 /// The highest OPP at or below a share of the top frequency.
-fn cap_at(model_mhz: &[f64], permille: u16) -> OppIndex {
+pub(super) fn cap_at(model_mhz: &[f64], permille: u16) -> OppIndex {
     let top = model_mhz.last().copied().unwrap_or(0.0);
     let limit = top * f64::from(permille) / 1000.0 + 1e-6;
     OppIndex(u16::try_from(model_mhz.iter().rposition(|f| *f <= limit).unwrap_or(0)).unwrap_or(0))

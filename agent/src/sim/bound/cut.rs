@@ -27,15 +27,16 @@ pub struct Served {
 
 impl Served {
     /// Late, lost, or overdue when the interval ended.
-    pub fn violations(&self, target: Option<Nanos>) -> u64 {
+    fn violations(&self, target: Option<Nanos>) -> u64 {
         let Some(target) = target else { return self.dropped };
         let late = self.latencies.len() - self.latencies.partition_point(|l| *l <= target.0);
         let overdue = self.unfinished.iter().filter(|age| **age > target.0).count();
         self.dropped + late as u64 + overdue as u64
     }
 
-    /// Whether the 95th percentile (nearest rank) is within the target and so many violations are few enough.
-    pub fn holds(&self, target: Option<Nanos>, violations: u64, allowed: f64) -> bool {
+    /// Whether the 95th percentile (nearest rank) is within the target and so few are late or lost.
+    pub fn holds(&self, target: Option<Nanos>, allowed: f64) -> bool {
+        let violations = self.violations(target);
         let came = self.arrived.max(self.latencies.len() as u64);
         #[expect(clippy::cast_precision_loss, reason = "frames are counted in thousands")]
         let few = violations as f64 <= allowed * came as f64;

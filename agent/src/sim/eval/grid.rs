@@ -299,7 +299,7 @@ mod tests {
             (
                 "co-runners = [\"none\", \"same-cpu\", \"other-cpu\"]",
                 "co-runners = [\"nobody\"]",
-                "co-runners ([\"nobody\"]): unknown variant `nobody`",
+                "co-runners (\"nobody\"): unknown variant `nobody`",
             ),
             (
                 "caps-permille = [1000, 700]",

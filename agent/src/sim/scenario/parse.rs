@@ -479,7 +479,7 @@ ambient-c = 50.0
             .replace("nice = 5", "nice = 99");
         let got = Scenario::parse("s", "s.toml", &text).unwrap_err().to_string();
         let lines: Vec<_> = got.lines().map(|l| l.split(':').nth(1).unwrap()).collect();
-        assert_eq!(lines, ["8", "17", "24"], "{got}");
+        assert_eq!(lines, ["9", "19", "26"], "{got}");
     }
 
     #[test]

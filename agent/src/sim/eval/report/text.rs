@@ -24,7 +24,12 @@ impl Report<'_> {
                 let of = |s: &&Summary| s.group == group && s.objective == objective;
                 let rows: Vec<&Summary> = summaries.iter().filter(of).collect();
                 if let Some(first) = rows.first() {
-                    text += &format!("\n{group}, objective {}: {} cells\n{}\n", objective.word(), first.cells, wide(&rows));
+                    text += &format!(
+                        "\n{group}, objective {}: {} cells\n{}\n",
+                        objective.word(),
+                        first.cells,
+                        wide(&rows)
+                    );
                 }
             }
         }
@@ -35,7 +40,8 @@ impl Report<'_> {
             }
         }
         let ours = |s: &&Summary| {
-            let asked = |r: &super::Row| r.name == s.row && matches!(r.what, What::Policy { asked: true, .. });
+            let asked =
+                |r: &super::Row| r.name == s.row && matches!(r.what, What::Policy { asked: true, .. });
             let apart = [ALL, WEAK, AT_TOP, INFEASIBLE].contains(&s.group.as_str());
             !apart && (s.row == OURS || self.rows.iter().any(asked))
         };
@@ -125,8 +131,20 @@ fn wide(rows: &[&Summary]) -> Table {
 }
 
 fn narrow<'s>(rows: impl Iterator<Item = &'s Summary>) -> Table {
-    let header =
-        ["group", "objective", "row", "cells", "energy", "if fair", "p95", "accuracy diff", "above bound %", "fair", "won", "tied"];
+    let header = [
+        "group",
+        "objective",
+        "row",
+        "cells",
+        "energy",
+        "if fair",
+        "p95",
+        "accuracy diff",
+        "above bound %",
+        "fair",
+        "won",
+        "tied",
+    ];
     let one = |s: &Summary| {
         [
             s.group.clone(),
