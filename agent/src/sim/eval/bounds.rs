@@ -54,7 +54,8 @@ pub fn all(
     let tasks: Vec<Task<'_>> = tasks.into_values().collect();
     ground.bar.inc_length(tasks.len() as u64);
     let work = |task: &Task<'_>| -> anyhow::Result<Vec<Least>> {
-        let points = enumerate(&ground.models[task.board], &task.plain.seeded(task.seed))?;
+        let scenario = task.plain.seeded(task.seed);
+        let points = enumerate(&ground.models[task.board], &scenario)?;
         let one = |(_, asked): &(Key, &Arc<Sealed>)| -> anyhow::Result<Least> {
             let bound = points.best(&asked.seeded(task.seed))?;
             #[expect(
@@ -62,7 +63,7 @@ pub fn all(
                 clippy::cast_sign_loss,
                 reason = "an energy; saturates"
             )]
-            let uj = bound.feasible.then_some((bound.energy_j * 1e6).round() as u64);
+            let uj = bound.energy_j.map(|j| (j * 1e6).round() as u64);
             Ok(Least { uj })
         };
         task.asked.iter().map(one).collect()

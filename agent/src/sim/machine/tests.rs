@@ -172,9 +172,8 @@ fn an_own_cpu_is_one_of_the_home_domain_only() {
         last.finished.since(last.arrived).as_ms()
     };
     let beside = |d: &str| format!("[[co-runner]]\nname = \"c\"\ncpus = [0]\ndomain = \"{d}\"\n");
-    assert!(
-        (latency(1, &beside("big")) / latency(1, "") - 2.0).abs() < 0.02,
-        "it has CPU 0 of big and no other"
-    );
+    // A point's application has the largest weight, 100 to the thread's 1.
+    let shared = latency(1, &beside("big")) / latency(1, "");
+    assert!((shared - 1.01).abs() < 1e-3, "it has CPU 0 of big and no other: {shared}");
     assert!((latency(0, &beside("little")) / latency(0, "") - 1.0).abs() < 1e-6, "there it takes a free one");
 }
