@@ -171,8 +171,8 @@ impl<'a> Relaxed<'a> {
         let sure = (1.0 - noise * (0.11 + 6.0 / ratio(all.max(1), 1).sqrt())).max(0.1);
         let work: Vec<f64> = work.iter().map(|w| w * sure).collect();
         let top1: Vec<f64> = self.scenario.apps[i].network.subnets.iter().map(|s| percent(s.top1)).collect();
-        let longest = self.spans.iter().map(|s| s.apps[i].target.latency.map(|l| l.as_secs()));
-        let longest = longest.fold(Some(0.0), |a: Option<f64>, b| Some(a?.max(b?)));
+        let mut latencies = self.spans.iter().map(|s| s.apps[i].target.latency.map(|l| l.as_secs()));
+        let longest = latencies.try_fold(0.0, |a: f64, b| Some(a.max(b?)));
         let mut groups = vec![];
         let mut tail = vec![];
         let last = self.spans.len() - 1;
