@@ -1,21 +1,6 @@
 //! `tandem eval`: the same bytes after an interruption, what is refused, two thesis-like scenarios as a functional check.
 
-use std::path::Path;
-use std::process::Command;
-use tandem_tests::{program, repository};
-
-fn eval(args: &[&str], out: &Path) -> (bool, String) {
-    let done = Command::new(program("tandem"))
-        .arg("eval")
-        .args(args)
-        .arg("--out")
-        .arg(out)
-        .current_dir(repository())
-        .output()
-        .expect("tandem (is it built with the feature sim?)");
-    let said = if done.status.success() { done.stdout } else { done.stderr };
-    (done.status.success(), String::from_utf8_lossy(&said).into_owned())
-}
+use tandem_tests::{repository, tandem};
 
 /// Few and short cells: 4 floors x 2 objectives on CPUs, 6 floors x 2 on a GPU.
 const SMALL: &str = r#"
@@ -57,7 +42,7 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
         "1.4",
     ];
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
-    let (ok, said) = eval(&args, &whole);
+    let (ok, said) = tandem("eval", &args, &whole);
     assert!(ok, "{said}");
     assert!(said.contains("2 boards, 20 cells"), "{said}");
     let all = runs(&said);
@@ -69,10 +54,10 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
     let end: usize = done.lines().take(1 + kept).map(|l| l.len() + 1).sum();
     std::fs::create_dir(&cut).unwrap();
     std::fs::write(cut.join("runs.jsonl"), &done[..end + 20]).unwrap();
-    let (ok, said) = eval(&args, &cut);
+    let (ok, said) = tandem("eval", &args, &cut);
     assert!(ok && said.contains("runs.jsonl: its last line was cut short"), "{said}");
     assert_eq!(runs(&said), all - kept, "what is done is not done again");
-    let (ok, said) = eval(&args, &cut);
+    let (ok, said) = tandem("eval", &args, &cut);
     assert!(ok, "{said}");
     assert_eq!(runs(&said), 0);
     for entry in std::fs::read_dir(&whole).unwrap() {
@@ -87,7 +72,7 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
     }
     // A line in the middle that is none of ours.
     std::fs::write(cut.join("runs.jsonl"), done.replacen("\"kind\"", "\"kind", 1)).unwrap();
-    let (ok, said) = eval(&args, &cut);
+    let (ok, said) = tandem("eval", &args, &cut);
     assert!(!ok && said.contains("runs.jsonl: line 2: not a line of ours"), "{said}");
 }
 
@@ -95,7 +80,8 @@ fn an_interrupted_evaluation_ends_in_the_same_bytes() {
 fn two_thesis_like_scenarios_run_through() {
     let dir = tempfile::tempdir().unwrap();
     let files = ["tests/scenarios/thesis-one.toml", "tests/scenarios/thesis-two.toml"];
-    let (ok, said) = eval(&[files[0], files[1], "--board", "odroid-xu3", "--seeds", "1"], dir.path());
+    let (ok, said) =
+        tandem("eval", &[files[0], files[1], "--board", "odroid-xu3", "--seeds", "1"], dir.path());
     assert!(ok, "{said}");
     let mut read = csv::Reader::from_path(dir.path().join("cells.csv")).unwrap();
     let header = read.headers().unwrap().clone();
@@ -134,7 +120,7 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
     let text = text.replace("largest-ms = 16.67\n", "");
     std::fs::write(&hole, text.replace("\"odroid-xu3\", \"vm-baseline\"", "\"odroid-xu3\"")).unwrap();
     let files = [bad.to_str().unwrap(), contradictory.to_str().unwrap()];
-    let (ok, said) = eval(&[files[0], files[1], "--board", "raspberry", "--idle-share", "2"], &out);
+    let (ok, said) = tandem("eval", &[files[0], files[1], "--board", "raspberry", "--idle-share", "2"], &out);
     assert!(!ok);
     for part in [
         "board \"raspberry\": no model of it",
@@ -162,7 +148,7 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
         ),
         (&["tests/scenarios/power-mode.toml", "--board", "odroid-xu3"], "no cell is left on odroid-xu3"),
     ] {
-        let (ok, said) = eval(args, &out);
+        let (ok, said) = tandem("eval", args, &out);
         assert!(!ok && said.contains(part), "{args:?}: wanted {part:?}, got:\n{said}");
     }
     assert!(!out.exists(), "something was begun");

@@ -47,6 +47,20 @@ pub fn policy_sets() -> String {
     text
 }
 
+/// `tandem VERB ARGS... --out OUT` in the repository: whether it succeeded, and what it then printed, or complained of.
+pub fn tandem(verb: &str, args: &[&str], out: &Path) -> (bool, String) {
+    let done = Command::new(program("tandem"))
+        .arg(verb)
+        .args(args)
+        .arg("--out")
+        .arg(out)
+        .current_dir(repository())
+        .output()
+        .expect("tandem (is it built with the feature sim?)");
+    let said = if done.status.success() { done.stdout } else { done.stderr };
+    (done.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
 /// A running agent with a run directory of its own; dropping it ends it in good order.
 #[derive(Debug)]
 pub struct Agent {

@@ -1,7 +1,6 @@
 //! The simulator: policies natively and as Wasm, the same bytes twice, what is refused, what the VM measured.
 
 use std::path::PathBuf;
-use std::process::Command;
 use tandem::policy::wasm::WasmEngine;
 use tandem::policy::{AppChoice, Grant};
 use tandem::sim::compare::{Verdict, compare};
@@ -12,7 +11,7 @@ use tandem::sim::policies::Spec;
 use tandem::sim::run::Prepared;
 use tandem::sim::scenario::Scenario;
 use tandem::units::{Nanos, OppIndex};
-use tandem_tests::{component, program, repository};
+use tandem_tests::{component, repository, tandem};
 
 const PERIOD: Nanos = Nanos::from_ms(10);
 
@@ -102,19 +101,6 @@ fn the_policy_in_c_decides_as_the_one_in_rust() {
     assert_eq!(native, decisions(&files, &model, &scenario, Some(&engine)));
 }
 
-fn sim(args: &[&str], out: &std::path::Path) -> (bool, String) {
-    let done = Command::new(program("tandem"))
-        .arg("sim")
-        .args(args)
-        .arg("--out")
-        .arg(out)
-        .current_dir(repository())
-        .output()
-        .expect("tandem (is it built with the feature sim?)");
-    let said = if done.status.success() { done.stdout } else { done.stderr };
-    (done.status.success(), String::from_utf8_lossy(&said).into_owned())
-}
-
 #[test]
 fn two_runs_give_the_same_bytes() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
@@ -128,7 +114,7 @@ fn two_runs_give_the_same_bytes() {
         "--quick",
     ];
     let texts = dirs.each_ref().map(|d| {
-        let (ok, text) = sim(&args, d.path());
+        let (ok, text) = tandem("sim", &args, d.path());
         assert!(ok, "{text}");
         text.replace(&d.path().display().to_string(), "OUT")
     });
@@ -147,7 +133,7 @@ fn two_runs_give_the_same_bytes() {
     let file = other_seed.path().join("burst.toml");
     let text = std::fs::read_to_string(repository().join(args[0])).unwrap().replace("seed = 3", "seed = 4");
     std::fs::write(&file, text).unwrap();
-    let (ok, _) = sim(&[&[file.to_str().unwrap()], &args[1..]].concat(), other_seed.path());
+    let (ok, _) = tandem("sim", &[&[file.to_str().unwrap()], &args[1..]].concat(), other_seed.path());
     assert!(ok);
     let [a, b] = [dirs[0].path(), other_seed.path()].map(|d| std::fs::read(d.join("frames.csv")).unwrap());
     assert!(a != b, "another seed changes nothing");
@@ -160,8 +146,11 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
     let bad = dir.path().join("bad.toml");
     let text = std::fs::read_to_string(repository().join("tests/scenarios/stream-30.toml")).unwrap();
     std::fs::write(&bad, text.replace("us-mobilenet-v1", "resnet").replace("warm-up-s", "warmup-s")).unwrap();
-    let (ok, said) =
-        sim(&[bad.to_str().unwrap(), "--board", "raspberry", "--policy", "kernel:magic", "tandem"], &out);
+    let (ok, said) = tandem(
+        "sim",
+        &[bad.to_str().unwrap(), "--board", "raspberry", "--policy", "kernel:magic", "tandem"],
+        &out,
+    );
     assert!(!ok);
     for part in [
         "board \"raspberry\": no model of it",
@@ -193,7 +182,7 @@ fn bad_input_is_refused_all_at_once_before_anything_runs() {
         ),
     ] {
         let file = format!("tests/scenarios/{}", args[0]);
-        let (ok, said) = sim(&[&file, "--board", args[1], "--policy", args[2]], &out);
+        let (ok, said) = tandem("sim", &[&file, "--board", args[1], "--policy", args[2]], &out);
         assert!(!ok && said.contains(part), "{args:?}: wanted {part:?}, got:\n{said}");
     }
     assert!(!out.exists(), "{good} was begun");

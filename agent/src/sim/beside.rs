@@ -65,13 +65,50 @@ impl Allocator for Grants {
     }
 }
 
-/// A policy whose wishes for clocks are dropped.
-#[derive(Debug)]
-pub struct Clockless<P>(pub P);
+/// A policy with something done around each of its decisions.
+struct Around<P, F> {
+    inner: P,
+    decide: F,
+}
 
-impl Allocator for Clockless<Box<dyn Allocator>> {
+/// `decide` is called in place of the allocator's own, with the allocator.
+pub fn around_allocator(
+    inner: Box<dyn Allocator>,
+    decide: impl FnMut(&mut dyn Allocator, &Snapshot, &mut Allocation) -> Result<(), PolicyError> + Send + 'static,
+) -> Box<dyn Allocator> {
+    Box::new(Around { inner, decide })
+}
+
+/// The same for a tuner.
+pub fn around_tuner(
+    inner: Box<dyn Tuner>,
+    decide: impl FnMut(&mut dyn Tuner, &View<'_>) -> Result<AppChoice, PolicyError> + Send + 'static,
+) -> Box<dyn Tuner> {
+    Box::new(Around { inner, decide })
+}
+
+/// An allocator whose wishes for clocks are dropped.
+pub fn clockless_allocator(inner: Box<dyn Allocator>) -> Box<dyn Allocator> {
+    around_allocator(inner, |policy, seen, out| {
+        policy.decide(seen, out)?;
+        for order in &mut out.domains {
+            (order.ask, order.cap) = (None, None);
+        }
+        Ok(())
+    })
+}
+
+/// A tuner whose wishes for clocks are dropped.
+pub fn clockless_tuner(inner: Box<dyn Tuner>) -> Box<dyn Tuner> {
+    around_tuner(inner, |policy, seen| Ok(AppChoice { ask: None, ..policy.decide(seen)? }))
+}
+
+impl<F> Allocator for Around<Box<dyn Allocator>, F>
+where
+    F: FnMut(&mut dyn Allocator, &Snapshot, &mut Allocation) -> Result<(), PolicyError> + Send,
+{
     fn name(&self) -> &str {
-        self.0.name()
+        self.inner.name()
     }
 
     fn start(
@@ -82,29 +119,28 @@ impl Allocator for Clockless<Box<dyn Allocator>> {
         apps: &[App],
         params: &[Param],
     ) -> Result<(), PolicyError> {
-        self.0.start(board, period, signals, apps, params)
+        self.inner.start(board, period, signals, apps, params)
     }
 
     fn apps(&mut self, apps: &[App]) -> Result<(), PolicyError> {
-        self.0.apps(apps)
+        self.inner.apps(apps)
     }
 
     fn limits(&mut self, now: &Limits) -> Result<(), PolicyError> {
-        self.0.limits(now)
+        self.inner.limits(now)
     }
 
     fn decide(&mut self, seen: &Snapshot, out: &mut Allocation) -> Result<(), PolicyError> {
-        self.0.decide(seen, out)?;
-        for order in &mut out.domains {
-            (order.ask, order.cap) = (None, None);
-        }
-        Ok(())
+        (self.decide)(&mut *self.inner, seen, out)
     }
 }
 
-impl Tuner for Clockless<Box<dyn Tuner>> {
+impl<F> Tuner for Around<Box<dyn Tuner>, F>
+where
+    F: FnMut(&mut dyn Tuner, &View<'_>) -> Result<AppChoice, PolicyError> + Send,
+{
     fn name(&self) -> &str {
-        self.0.name()
+        self.inner.name()
     }
 
     fn start(
@@ -114,19 +150,19 @@ impl Tuner for Clockless<Box<dyn Tuner>> {
         app: &App,
         params: &[Param],
     ) -> Result<(), PolicyError> {
-        self.0.start(board, period, app, params)
+        self.inner.start(board, period, app, params)
     }
 
     fn app(&mut self, app: &App) -> Result<(), PolicyError> {
-        self.0.app(app)
+        self.inner.app(app)
     }
 
     fn limits(&mut self, now: &Limits) -> Result<(), PolicyError> {
-        self.0.limits(now)
+        self.inner.limits(now)
     }
 
     fn decide(&mut self, seen: &View<'_>) -> Result<AppChoice, PolicyError> {
-        Ok(AppChoice { ask: None, ..self.0.decide(seen)? })
+        (self.decide)(&mut *self.inner, seen)
     }
 }
 

@@ -46,7 +46,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 /// Frames that may be late or lost, share of those that came: what a 95th percentile allows.
-const VIOLATIONS: f64 = 0.05;
+pub const VIOLATIONS: f64 = 0.05;
 
 /// The bound of a scenario on a board, by constant points.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -10,7 +10,7 @@
 //! | `grants+tandem-tuner` | no upper level: every application has all of its home domain |
 //! | `kernel:schedutil+tandem-allocator+tandem-tuner` | the same with an upper level: domains, CPUs, weights |
 
-use super::beside::{Clockless, Grants};
+use super::beside::{Grants, clockless_allocator, clockless_tuner};
 use super::kernel::Which;
 use super::machine::Rule;
 use super::native;
@@ -335,7 +335,7 @@ impl PolicySource for Source {
             Made::Native(name) => native::allocator(name).ok_or_else(|| not_linked(name))?,
             Made::Wasm(code) => Box::new(WasmAllocator::new(code, patient())?),
         };
-        Ok(if self.clockless { Box::new(Clockless(made)) } else { made })
+        Ok(if self.clockless { clockless_allocator(made) } else { made })
     }
 
     fn tuner(&self, _: &App) -> Result<Box<dyn Tuner>, PolicyError> {
@@ -344,7 +344,7 @@ impl PolicySource for Source {
             Made::Native(name) => native::tuner(name).ok_or_else(|| not_linked(name))?,
             Made::Wasm(code) => Box::new(WasmTuner::new(code, patient())?),
         };
-        Ok(if self.clockless { Box::new(Clockless(made)) } else { made })
+        Ok(if self.clockless { clockless_tuner(made) } else { made })
     }
 
     fn allocator_params(&self) -> &[Param] {

@@ -27,9 +27,9 @@ struct Task<'a> {
     asked: Vec<(Key, &'a Arc<Sealed>)>,
 }
 
-/// By cell, J: the median over seeds. Not beside co-runners: the cheapest point would take their clock away. Where nothing but the times of inferences is random, one seed stands for all: over a
-/// run's frames that evens out. `None`: the objective is another,
-/// somebody disturbs, or no constant point meets the targets.
+/// By cell, J: the median over seeds. Where nothing but the times of inferences is random, one seed stands for all: over a
+/// run's frames that evens out. `None`: the objective is another, no constant point meets the targets, or there is a
+/// co-runner, whose clock the cheapest point would take.
 ///
 /// # Errors
 /// A scenario that the bound is not made for, or the store cannot be written.

@@ -5,11 +5,11 @@ use super::cells::Cell;
 use super::contest::Ready;
 use super::figures::median;
 use super::rows::Row;
-use crate::board::Board;
 use crate::policy::slot::PolicySource;
-use crate::policy::{Allocation, Allocator, App, AppChoice, Limits, Param, PolicyError, Tuner, View};
+use crate::policy::{Allocation, Allocator, App, Param, PolicyError, Tuner, View};
+use crate::sim::beside::{around_allocator, around_tuner};
 use crate::sim::model::Model;
-use crate::snapshot::{Signal, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::units::Nanos;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,76 +36,12 @@ pub struct Cost {
 /// Durations of calls, ns.
 type Spent = Arc<Mutex<Vec<f64>>>;
 
-struct Timed<P> {
-    inner: P,
-    spent: Spent,
-}
-
-impl<P> Timed<P> {
-    fn time<T>(&mut self, f: impl FnOnce(&mut P) -> T) -> T {
-        let began = Instant::now();
-        let answer = f(&mut self.inner);
-        let ns = began.elapsed().as_secs_f64() * 1e9;
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner).push(ns);
-        answer
-    }
-}
-
-impl Allocator for Timed<Box<dyn Allocator>> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn start(
-        &mut self,
-        board: &Board,
-        period: Nanos,
-        signals: &[Signal],
-        apps: &[App],
-        params: &[Param],
-    ) -> Result<(), PolicyError> {
-        self.inner.start(board, period, signals, apps, params)
-    }
-
-    fn apps(&mut self, apps: &[App]) -> Result<(), PolicyError> {
-        self.inner.apps(apps)
-    }
-
-    fn limits(&mut self, now: &Limits) -> Result<(), PolicyError> {
-        self.inner.limits(now)
-    }
-
-    fn decide(&mut self, seen: &Snapshot, out: &mut Allocation) -> Result<(), PolicyError> {
-        self.time(|p| p.decide(seen, out))
-    }
-}
-
-impl Tuner for Timed<Box<dyn Tuner>> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn start(
-        &mut self,
-        board: &Board,
-        period: Nanos,
-        app: &App,
-        params: &[Param],
-    ) -> Result<(), PolicyError> {
-        self.inner.start(board, period, app, params)
-    }
-
-    fn app(&mut self, app: &App) -> Result<(), PolicyError> {
-        self.inner.app(app)
-    }
-
-    fn limits(&mut self, now: &Limits) -> Result<(), PolicyError> {
-        self.inner.limits(now)
-    }
-
-    fn decide(&mut self, seen: &View<'_>) -> Result<AppChoice, PolicyError> {
-        self.time(|p| p.decide(seen))
-    }
+fn timed<T>(spent: &Spent, f: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let answer = f();
+    let ns = began.elapsed().as_secs_f64() * 1e9;
+    spent.lock().unwrap_or_else(PoisonError::into_inner).push(ns);
+    answer
 }
 
 struct Source {
@@ -120,11 +56,17 @@ impl PolicySource for Source {
     }
 
     fn allocator(&self) -> Result<Box<dyn Allocator>, PolicyError> {
-        Ok(Box::new(Timed { inner: self.inner.allocator()?, spent: Arc::clone(&self.allocator) }))
+        let spent = Arc::clone(&self.allocator);
+        let time = move |p: &mut dyn Allocator, seen: &Snapshot, out: &mut Allocation| {
+            timed(&spent, || p.decide(seen, out))
+        };
+        Ok(around_allocator(self.inner.allocator()?, time))
     }
 
     fn tuner(&self, app: &App) -> Result<Box<dyn Tuner>, PolicyError> {
-        Ok(Box::new(Timed { inner: self.inner.tuner(app)?, spent: Arc::clone(&self.tuner) }))
+        let spent = Arc::clone(&self.tuner);
+        let time = move |p: &mut dyn Tuner, seen: &View<'_>| timed(&spent, || p.decide(seen));
+        Ok(around_tuner(self.inner.tuner(app)?, time))
     }
 
     fn allocator_params(&self) -> &[Param] {

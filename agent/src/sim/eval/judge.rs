@@ -5,9 +5,8 @@
 
 use super::figures::Medians;
 use crate::policy::Objective;
+use crate::sim::bound::VIOLATIONS;
 
-/// Frames that may be late or lost, share of those that came: a 95th percentile within the target allows that many late.
-pub const VIOLATIONS: f64 = 0.05;
 /// Accuracies this near are equal, percentage points (as the issue states the comparison).
 pub const SAME_TOP1: f64 = 0.2 + 1e-9; // 70.0 - 69.8 is above 0.2 in binary
 
