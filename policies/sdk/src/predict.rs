@@ -78,13 +78,41 @@ impl Arrivals {
     }
 }
 
-/// Mean power of a domain: `P(opp) * (idle + (1 - idle) * util)`.
+/// Mean power of a domain: `P(opp) * (idle + (1 - idle) * util)`, corrected by what a rail shows ([`Power::learn`]).
 #[derive(Clone, Debug)]
 pub struct Power {
     /// With all CPUs busy, uW, by OPP.
     busy_uw: Vec<u64>,
     idle_permille: u64,
     known: bool,
+    /// What a rail showed, by OPP.
+    shown: Vec<Shown>,
+    /// Against what would be predicted without it, thousandths, by OPP: its own, or the nearest that has one.
+    ratio: Vec<u64>,
+}
+
+/// Sums of the windows in which an OPP stood.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    /// uW x us
+    shown: u64,
+    /// The same as predicted.
+    predicted: u64,
+    time_ns: u64,
+}
+
+impl Shown {
+    /// All is halved when the time grows longer.
+    const LONG_NS: u64 = 4_000_000_000;
+    /// From here on it is believed: a window may lie within an inference or beside one.
+    const KNOWN_NS: u64 = 500_000_000;
+    /// Bounds, thousandths: of a stand-in the unit means nothing.
+    const RATIO: std::ops::RangeInclusive<u64> = 10..=100_000;
+
+    fn ratio(&self) -> Option<u64> {
+        let known = self.time_ns >= Self::KNOWN_NS && self.predicted > 0;
+        known.then(|| mul_div(self.shown, 1000, self.predicted).clamp(*Self::RATIO.start(), *Self::RATIO.end()))
+    }
 }
 
 impl Power {
@@ -93,24 +121,53 @@ impl Power {
     pub fn of(domain: &Domain, idle_permille: u64) -> Self {
         let known = domain.opps.iter().all(|o| o.power_mw.is_some_and(|mw| mw > 0));
         let cubed = |x: &u64| 1_000_000_000_000_000 / (x * x * x / 1000).max(1) / 1000;
-        let busy_uw = if known {
+        let busy_uw: Vec<u64> = if known {
             domain.opps.iter().map(|o| u64::from(o.power_mw.unwrap_or(0)) * 1000).collect()
         } else {
             inverse(domain).iter().map(cubed).collect()
         };
-        Self { busy_uw, idle_permille: idle_permille.min(1000), known }
+        let opps = busy_uw.len();
+        let (shown, ratio) = (vec![Shown::default(); opps], vec![1000; opps]);
+        Self { busy_uw, idle_permille: idle_permille.min(1000), known, shown, ratio }
     }
 
-    /// Whether it is in real microwatts.
+    /// Whether it is in real microwatts: by the board, or since a rail was believed.
     pub fn known(&self) -> bool {
         self.known
     }
 
     /// At an OPP with its CPUs busy for `util` thousandths of the time, uW.
     pub fn mean_uw(&self, opp: u16, util: u64) -> u64 {
+        let ratio = self.ratio.get(usize::from(opp)).copied().unwrap_or(1000);
+        mul_div(self.predicted(opp, util), ratio, 1000)
+    }
+
+    fn predicted(&self, opp: u16, util: u64) -> u64 {
         let busy = self.busy_uw.get(usize::from(opp)).copied().unwrap_or(u64::MAX / 1_000_000);
         let share = self.idle_permille * 1000 + (1000 - self.idle_permille) * util.min(1000);
         busy.saturating_mul(share) / 1_000_000
+    }
+
+    /// Folds in what a rail showed over a window in which the OPP stood and CPUs were busy for `util` thousandths. Board
+    /// files are of another sample of the chip, and leave static power out.
+    pub fn learn(&mut self, opp: u16, util: u64, shown_mw: u32, window_ns: u64) {
+        let predicted = self.predicted(opp, util);
+        let Some(sum) = self.shown.get_mut(usize::from(opp)) else { return };
+        let us = window_ns.min(Shown::LONG_NS) / 1000;
+        sum.shown = sum.shown.saturating_add(u64::from(shown_mw).saturating_mul(1000).saturating_mul(us));
+        sum.predicted = sum.predicted.saturating_add(predicted.saturating_mul(us));
+        sum.time_ns = sum.time_ns.saturating_add(window_ns);
+        if sum.time_ns > Shown::LONG_NS {
+            (sum.shown, sum.predicted, sum.time_ns) = (sum.shown / 2, sum.predicted / 2, sum.time_ns / 2);
+        }
+        if sum.ratio().is_none() {
+            return;
+        }
+        self.known = true;
+        for (i, ratio) in self.ratio.iter_mut().enumerate() {
+            let known = self.shown.iter().enumerate().filter_map(|(j, s)| Some((j.abs_diff(i), s.ratio()?)));
+            *ratio = known.min_by_key(|(away, _)| *away).map_or(1000, |(_, r)| r);
+        }
     }
 }
 
@@ -132,6 +189,47 @@ mod tests {
             arrivals.add(0, 10_000_000);
         }
         assert!(arrivals.busy(15_000_000) < 20, "{arrivals:?}");
+    }
+
+    #[test]
+    fn a_rail_corrects_its_opp_and_those_next_to_it() {
+        let mut board = BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000, 1_500_000, 2_000_000]).build();
+        for (opp, mw) in board.domains[0].opps.iter_mut().zip([100, 400, 1000, 2000]) {
+            opp.power_mw = Some(mw);
+        }
+        let mut power = Power::of(&board.domains[0], 0);
+        // Twice the board's 1000 mW, busy every other window: 50 windows of 10 ms are believed.
+        for n in 0..50 {
+            assert_eq!(power.mean_uw(2, 1000), 1_000_000, "{n}");
+            let busy = n % 2 == 0;
+            power.learn(2, if busy { 1000 } else { 0 }, if busy { 2000 } else { 0 }, 10_000_000);
+        }
+        assert_eq!([0, 2, 3].map(|o| power.mean_uw(o, 1000)), [200_000, 2_000_000, 4_000_000]);
+        for _ in 0..100 {
+            power.learn(0, 500, 150, 10_000_000);
+        }
+        // OPP 1 lies next to both; the lower one's counts.
+        assert_eq!([0, 1, 2].map(|o| power.mean_uw(o, 1000)), [300_000, 1_200_000, 2_000_000]);
+        // The machine changes: half of what is known is forgotten every two seconds.
+        for _ in 0..3000 {
+            power.learn(2, 1000, 1000, 10_000_000);
+        }
+        assert!(power.mean_uw(2, 1000).abs_diff(1_000_000) < 10_000, "{power:?}");
+    }
+
+    #[test]
+    fn a_stand_in_becomes_real_by_a_rail() {
+        let board = BoardBuilder::new().hz("gpu", &[500_000_000, 1_000_000_000]).build();
+        let mut power = Power::of(&board.domains[0], 80);
+        assert!(!power.known());
+        for _ in 0..100 {
+            power.learn(1, 1000, 5000, 10_000_000);
+        }
+        assert!(power.known());
+        assert_eq!((power.mean_uw(1, 1000), power.mean_uw(0, 1000)), (5_000_000, 625_000));
+        // Beyond the board's OPPs nothing is learned, and nothing panics.
+        power.learn(9, 1000, u32::MAX, u64::MAX);
+        power.learn(1, u64::MAX, u32::MAX, u64::MAX);
     }
 
     #[test]

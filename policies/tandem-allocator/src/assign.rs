@@ -6,12 +6,16 @@
 //! that anyone on it needs. A domain without a profile of an application is no choice for it, so without
 //! profiles everybody stays.
 //!
+//! What others run on a domain draws power there whoever else comes or goes (`others.rs`); it is counted at the OPP that
+//! schedutil would give them, so that nobody's place is chosen in order to slow them.
+//!
 //! How the machine differs from the profile is learned per application and domain: the ratio of service times
 //! seen to those predicted. A co-runner is such a difference. What is known of a domain where the application
 //! does not run fades.
 
+use super::others::Others;
 use policy_sdk::predict::{Arrivals, Power, mul_div, times};
-use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo};
+use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo, Snapshot};
 
 /// A target is planned to this share, thousandths: medians are predicted, 95th percentiles are wanted.
 const MARGIN: u64 = 900;
@@ -19,7 +23,7 @@ const MARGIN: u64 = 900;
 const BUSY_MAX: u64 = 900;
 /// Placements are weighed this often.
 const REVIEW_NS: u64 = 250_000_000;
-/// A move must save this much power, thousandths ...
+/// A move must leave at most this much of the power that applications cause, thousandths ...
 const SAVES: u64 = 900;
 /// ... and comes this long after the one before.
 const DWELL_NS: u64 = 3_000_000_000;
@@ -155,6 +159,9 @@ struct Cost {
 pub struct Assigner {
     domains: Vec<Domain>,
     power: Vec<Power>,
+    others: Vec<Others>,
+    /// Others get the clock that schedutil would give them.
+    serves_others: bool,
     moved_ns: u64,
     reviewed_ns: u64,
     /// What each domain may draw, as divided last, mW.
@@ -163,14 +170,31 @@ pub struct Assigner {
 
 impl Assigner {
     /// Nothing placed yet.
-    pub fn new(domains: &[Domain], idle_permille: u64) -> Self {
+    pub fn new(domains: &[Domain], idle_permille: u64, serves_others: bool) -> Self {
         Self {
             domains: domains.to_vec(),
+            others: domains.iter().map(Others::new).collect(),
+            serves_others,
             power: domains.iter().map(|d| Power::of(d, idle_permille)).collect(),
             moved_ns: 0,
             reviewed_ns: 0,
             parts: vec![],
         }
+    }
+
+    /// Folds in what a window shows of others.
+    pub fn watch(&mut self, apps: &[Candidate], seen: &Snapshot) {
+        for (d, others) in self.others.iter_mut().enumerate() {
+            let here = apps.iter().zip(&seen.apps).filter(|(a, _)| usize::from(a.domain) == d);
+            let apps_ns = here.map(|(_, sample)| sample.run_ns.unwrap_or(0)).sum();
+            let opp = seen.domains.get(d).and_then(|s| s.opp);
+            others.observe(&seen.cpus, apps_ns, opp, seen.window_ns);
+        }
+    }
+
+    /// The OPP below which a domain may not fall for the sake of others.
+    pub fn floor(&self, domain: usize, range: OppRange) -> Option<u16> {
+        self.serves_others.then(|| self.others[domain].opp(range))
     }
 
     /// A target changed: what is best may have changed with it.
@@ -217,9 +241,11 @@ impl Assigner {
             }
         }
         let (cost, to) = best;
+        let others: u64 = (0..self.domains.len()).map(|d| self.drawn(apps, &[], d, self.others[d].opp(ranges[d]))).sum();
+        let own = stands.power_uw.saturating_sub(others);
         let better = (cost.missing, cost.given_up) < (stands.missing, stands.given_up)
             || cost.latency_us * 1000 < stands.latency_us * SAVES
-            || cost.power_uw < stands.power_uw / 1000 * SAVES;
+            || cost.power_uw < stands.power_uw.saturating_sub(own / 1000 * (1000 - SAVES));
         if to == now || !better {
             return false;
         }
@@ -289,16 +315,20 @@ impl Assigner {
         range: OppRange,
     ) -> (Vec<(usize, Need)>, u16) {
         let here: Vec<usize> = (0..apps.len()).filter(|i| at[*i] == d).collect();
+        let (cpus, others) = (self.domains[d].cpus.len().max(1), &self.others[d]);
         // More applications than CPUs: they may have to wait for one another, each for all in the worst case.
-        let shared = here.len() > self.domains[d].cpus.len().max(1);
+        let shared = here.len() > cpus;
         let needs: Vec<(usize, Need)> = here
             .iter()
             .map(|i| {
                 let slowed = if shared { here.len() as u64 } else { 1 };
-                (*i, self.need(&apps[*i], d, range, slowed))
+                // Who is there has learned what somebody who keeps his CPU busy costs him; who comes would share one.
+                let crowded = usize::from(apps[*i].domain) != d && here.len() + others.full() > cpus;
+                (*i, self.need(&apps[*i], d, range, if crowded { slowed * 2 } else { slowed }))
             })
             .collect();
-        let opp = needs.iter().map(|(_, n)| n.opp).max().unwrap_or(range.lo);
+        // Others are counted as if they were served: no placement is good because it slows them.
+        let opp = needs.iter().map(|(_, n)| n.opp).fold(others.opp(range), u16::max);
         let busy: u64 = needs.iter().map(|(i, n)| apps[*i].busy(d, n.subnet, opp)).sum();
         let over = busy > BUSY_MAX * self.domains[d].cpus.len().max(1) as u64;
         let needs = needs.into_iter().map(|(i, n)| (i, Need { holds: n.holds && !over, ..n })).collect();
@@ -343,8 +373,14 @@ impl Assigner {
 
     fn drawn(&self, apps: &[Candidate], needs: &[(usize, Need)], d: usize, opp: u16) -> u64 {
         let cpus = self.domains[d].cpus.len().max(1) as u64;
+        let others = &self.others[d];
+        let stays = |i: usize| needs.iter().any(|(n, _)| *n == i) == (usize::from(apps[i].domain) == d);
+        // Who keeps a CPU busy takes what applications leave: all is as it is, as long as nobody comes or goes.
+        if others.full() > 0 && (0..apps.len()).all(stays) {
+            return self.power[d].mean_uw(opp, others.all() / cpus);
+        }
         let busy: u64 = needs.iter().map(|(i, n)| apps[*i].busy(d, n.subnet, opp).min(1000)).sum();
-        self.power[d].mean_uw(opp, busy / cpus)
+        self.power[d].mean_uw(opp, (busy + others.busy(opp)) / cpus)
     }
 
     fn draws(&self, apps: &[Candidate], at: &[usize], d: usize, ranges: &[OppRange]) -> u64 {

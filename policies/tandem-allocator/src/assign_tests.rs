@@ -44,7 +44,7 @@ struct Bench {
 fn bench(apps: &[App]) -> Bench {
     let board = board();
     Bench {
-        assigner: Assigner::new(&board.domains, 80),
+        assigner: Assigner::new(&board.domains, 80, false),
         apps: apps.iter().map(|a| Candidate::new(a, &board.domains, 1)).collect(),
         now: 0,
         truth: [1000, 1000],
@@ -97,7 +97,7 @@ fn a_domain_that_no_profile_names_needs_no_power() {
     let mut b = bench(&[camera("cam", 40, Some(9000))]);
     let gpu = BoardBuilder::new().hz("gpu", &[1]).build().domains.remove(0);
     b.board.domains.push(gpu);
-    b.assigner = Assigner::new(&b.board.domains, 80);
+    b.assigner = Assigner::new(&b.board.domains, 80, false);
     b.apps = vec![Candidate::new(&camera("cam", 40, Some(9000)), &b.board.domains, 1)];
     b.ranges = b.board.domains.iter().map(Domain::range).collect();
     assert_eq!(b.run(30), (vec![0], 1));

@@ -13,15 +13,17 @@
 //! weight doubles each `STEP_UP` up to `weight-max`. It halves again, each `STEP_DOWN`, only once the
 //! co-runner itself has gone: to give way while it still runs would bring the suffering back.
 //!
-//! The OPPs of granted domains are left to the tuners. A cap that something outside imposes is passed on,
+//! The OPPs of granted domains are left to the tuners, who choose them for their applications: others on the domain have
+//! to do with that clock. With `others = "serve"` they get at least the OPP that schedutil would give them. A cap that something outside imposes is passed on,
 //! nothing else is capped.
 //!
 //! Parameters: `domain` = name or index (default: chosen), `home` = where to begin if it is chosen (default: the
 //! first that has CPUs, else the first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
-//! `power-mw` for all domains together (default: no budget), `idle-permille` of a domain's busy power that it
+//! `others` = `yield` (default) or `serve`, `power-mw` for all domains together (default: no budget), `idle-permille` of a domain's busy power that it
 //! draws idle (default 80).
 
 mod assign;
+mod others;
 
 use assign::{Assigner, Candidate};
 use kernel_style::Rule;
@@ -175,6 +177,24 @@ impl Client {
     }
 }
 
+/// What others are on a domain with applications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Toward {
+    Yield,
+    Serve,
+}
+
+impl std::str::FromStr for Toward {
+    type Err = ();
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "yield" => Ok(Self::Yield),
+            "serve" => Ok(Self::Serve),
+            _ => Err(()),
+        }
+    }
+}
+
 /// See the crate's text.
 #[derive(Debug)]
 pub struct TandemAllocator {
@@ -205,6 +225,7 @@ impl Allocator for TandemAllocator {
         let domain = board.domains.get(usize::from(home)).ok_or("board without a domain")?;
         let idle_permille = params.number("idle-permille", 0..=1000, IDLE_PERMILLE)?;
         let budget_mw = params.number("power-mw", 0..=u32::MAX, 0)?;
+        let serves_others = params.get("others", "yield or serve", Toward::Yield)? == Toward::Serve;
         Ok(Self {
             home,
             settled: given.is_some(),
@@ -215,7 +236,7 @@ impl Allocator for TandemAllocator {
             other_known: false,
             clients: apps.iter().map(Client::new).collect(),
             places: apps.iter().map(|a| Candidate::new(a, &board.domains, home)).collect(),
-            assigner: Assigner::new(&board.domains, idle_permille),
+            assigner: Assigner::new(&board.domains, idle_permille, serves_others),
             spare: board.domains.iter().map(|_| None).collect(),
             limits: board.domains.iter().map(Domain::range).collect(),
             domains: board.domains.clone(),
@@ -252,6 +273,7 @@ impl Allocator for TandemAllocator {
             self.other_known = true;
             self.other.add(run, seen.window_ns, seen.window_ns);
         }
+        self.assigner.watch(&self.places, seen);
         let capped = |(i, limits): (usize, &OppRange)| {
             let cap = seen.domains.get(i).and_then(|d| d.cap).unwrap_or(limits.hi);
             OppRange { lo: limits.lo.min(cap), hi: limits.hi.min(cap) }
@@ -280,7 +302,7 @@ impl Allocator for TandemAllocator {
             let domain = &self.domains[i];
             let ask = if used || domain.cpus.is_empty() {
                 *spare = None;
-                None
+                self.assigner.floor(i, ranges[i])
             } else {
                 let rule = spare.get_or_insert_with(|| Schedutil::new(domain, true));
                 rule.next(domain, ranges[i], d, seen.window_ns)

@@ -24,9 +24,9 @@
 //! percentile lies below 93 % of the target, and which has not failed lately (`failures.rs`). A free move
 //! that fails is taken back to where it came from.
 //!
-//! What it believes is in `model.rs`: one scale, learned fast from every inference, and shapes learned
+//! What it believes of times is in `model.rs`: one scale, learned fast from every inference, and shapes learned
 //! slowly, or taken from the application's profile, which also says where to begin. Without a measured OPP
-//! the one it asked for is taken to hold. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
+//! the one it asked for is taken to hold. What OPPs draw is by the board file, corrected by the domain's rail where there is one. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
 //!
 //! Parameters: `threads` of one inference (default 1), `dwell-ms` between free moves (default 1000),
@@ -335,6 +335,7 @@ impl TandemTuner {
         if opp != self.opp {
             (self.opp_before, self.opp, self.opp_since_ns) = (self.opp, opp, seen.at_ns);
         }
+        self.watch_power(seen);
         for done in &seen.app.finished {
             if usize::from(done.subnet) >= self.app.subnets.len() || done.service_ns == 0 {
                 continue;
@@ -370,6 +371,25 @@ impl TandemTuner {
             // Thousandths of thousandths, forgetting over some 32 busy ticks.
             let now = waited.saturating_mul(1000) / run.saturating_add(waited) * 1000;
             self.waits = (self.waits * 31 + now) / 32;
+        }
+    }
+
+    /// A rail of the granted domain corrects what its OPPs are believed to draw.
+    fn watch_power(&mut self, seen: &View) {
+        let Some(mw) = seen.domain.power_mw.filter(|_| self.learns && seen.domain.opp.is_some()) else { return };
+        // The window must lie at one OPP.
+        if seen.at_ns.saturating_sub(self.opp_since_ns) <= seen.window_ns {
+            return;
+        }
+        let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64;
+        let util = if cpus == 0 {
+            seen.domain.util.map(|u| u64::from(u) * 1000 / 1024)
+        } else {
+            let run = seen.app.run_ns.zip(seen.other.run_ns).map(|(own, others)| own.saturating_add(others));
+            run.map(|ns| mul_div(ns, 1000, seen.window_ns) / cpus)
+        };
+        if let Some(util) = util {
+            self.power.learn(self.opp, util, mw, seen.window_ns);
         }
     }
 

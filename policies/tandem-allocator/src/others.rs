@@ -1,0 +1,105 @@
+//! What runs on a domain beside the applications: without it, leaving a domain would seem to switch it off.
+
+use policy_sdk::predict::{inverse, mul_div};
+use policy_sdk::{CpuSample, Domain, OppRange};
+
+/// A CPU is busy without a pause from here on, thousandths.
+const FULL: u64 = 970;
+/// Less than this of a CPU does not keep one busy, thousandths.
+const HUNGRY: u64 = 200;
+/// Head-room of schedutil's rule: `1.25 * f_top * util`.
+const HEAD_ROOM: (u64, u64) = (5, 4);
+
+/// A share of time, from the first window on; both sums are halved when the time grows long.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    /// Thousandths of ns.
+    part: u64,
+    time_ns: u64,
+}
+
+impl Share {
+    const LONG_NS: u64 = 2_000_000_000;
+
+    fn add(&mut self, thousandths: u64, window_ns: u64) {
+        self.part = self.part.saturating_add(thousandths.saturating_mul(window_ns));
+        self.time_ns = self.time_ns.saturating_add(window_ns);
+        if self.time_ns > Self::LONG_NS {
+            (self.part, self.time_ns) = (self.part / 2, self.time_ns / 2);
+        }
+    }
+
+    fn thousandths(self) -> u64 {
+        self.part / self.time_ns.max(1)
+    }
+}
+
+/// Of one domain.
+#[derive(Debug)]
+pub struct Others {
+    /// CPU numbers, and how busy each is, whoever runs there.
+    cpus: Vec<(usize, Share)>,
+    /// CPU time of the applications there.
+    apps: Share,
+    /// `f_top / f` in thousandths, by OPP.
+    inverse: Vec<u64>,
+    opp: u16,
+}
+
+impl Others {
+    /// Nobody, until somebody is seen.
+    pub fn new(domain: &Domain) -> Self {
+        let cpus = domain.cpus.iter().map(|c| (*c as usize, Share::default())).collect();
+        Self { cpus, apps: Share::default(), inverse: inverse(domain), opp: domain.top() }
+    }
+
+    /// Folds a window in; `apps_ns`: CPU time of the applications on this domain.
+    pub fn observe(&mut self, cpus: &[CpuSample], apps_ns: u64, opp: Option<u16>, window_ns: u64) {
+        self.opp = opp.unwrap_or(self.opp);
+        for (cpu, share) in &mut self.cpus {
+            if let Some(busy) = cpus.get(*cpu).and_then(|c| c.busy) {
+                share.add(u64::from(busy) * 1000 / 1024, window_ns);
+            }
+        }
+        self.apps.add(mul_div(apps_ns, 1000, window_ns), window_ns);
+    }
+
+    fn slowness(&self, opp: u16) -> u64 {
+        self.inverse.get(usize::from(opp)).copied().unwrap_or(1000)
+    }
+
+    /// How busy the domain's CPUs are, applications included, thousandths of one CPU.
+    pub fn all(&self) -> u64 {
+        self.cpus.iter().map(|(_, share)| share.thousandths()).sum()
+    }
+
+    fn seen(&self) -> u64 {
+        self.all().saturating_sub(self.apps.thousandths())
+    }
+
+    /// CPUs that somebody keeps busy at any clock.
+    pub fn full(&self) -> usize {
+        let seen = self.seen();
+        let full = self.cpus.iter().filter(|(_, share)| share.thousandths() >= FULL).count();
+        if seen < HUNGRY { 0 } else { full.min(seen.div_ceil(1000) as usize) }
+    }
+
+    /// How busy they keep the domain's CPUs at that OPP, thousandths of one CPU. Who keeps a CPU busy takes what
+    /// applications leave; of the others the work stays the same.
+    pub fn busy(&self, opp: u16) -> u64 {
+        let full = self.full() as u64 * 1000;
+        let rest = self.seen().saturating_sub(full) * self.slowness(opp) / self.slowness(self.opp).max(1);
+        full + rest
+    }
+
+    /// The lowest OPP of a range that schedutil would give them.
+    pub fn opp(&self, range: OppRange) -> u16 {
+        if self.full() > 0 {
+            return range.hi;
+        }
+        let busiest = self.cpus.iter().map(|(_, share)| share.thousandths()).max().unwrap_or(0).min(self.seen());
+        let wants = busiest * HEAD_ROOM.0 / HEAD_ROOM.1;
+        let serves = |opp: &u16| wants * self.slowness(*opp) / self.slowness(self.opp).max(1) <= 1000;
+        (range.lo..range.hi).find(serves).unwrap_or(range.hi)
+    }
+}
