@@ -111,20 +111,24 @@ impl Shown {
 
     fn ratio(&self) -> Option<u64> {
         let known = self.time_ns >= Self::KNOWN_NS && self.predicted > 0;
-        known.then(|| mul_div(self.shown, 1000, self.predicted).clamp(*Self::RATIO.start(), *Self::RATIO.end()))
+        known.then(|| {
+            mul_div(self.shown, 1000, self.predicted).clamp(*Self::RATIO.start(), *Self::RATIO.end())
+        })
     }
 }
 
 impl Power {
-    /// By the board's powers. Where one is missing, a stand-in for all: `(f / f_top)^3` of a watt, which orders
-    /// OPPs as voltage and clock rising together would; no budget can be held against it.
+    /// By the board's powers. Where one is missing, a stand-in for all: `(x + x^3) / 2` of a watt, `x = f / f_top`: half
+    /// as at a fixed voltage, half as with voltage and clock rising together; no budget can be held against it.
     pub fn of(domain: &Domain, idle_permille: u64) -> Self {
         let known = domain.opps.iter().all(|o| o.power_mw.is_some_and(|mw| mw > 0));
-        let cubed = |x: &u64| 1_000_000_000_000_000 / (x * x * x / 1000).max(1) / 1000;
+        // `x` is `f_top / f` in thousandths.
+        let cube = |x: u64| 1_000_000_000_000_000 / (x * x * x / 1000).max(1) / 1000;
+        let stand_in = |x: &u64| (1_000_000_000 / x.max(&1) + cube(*x)) / 2;
         let busy_uw: Vec<u64> = if known {
             domain.opps.iter().map(|o| u64::from(o.power_mw.unwrap_or(0)) * 1000).collect()
         } else {
-            inverse(domain).iter().map(cubed).collect()
+            inverse(domain).iter().map(stand_in).collect()
         };
         let opps = busy_uw.len();
         let (shown, ratio) = (vec![Shown::default(); opps], vec![1000; opps]);
@@ -134,6 +138,11 @@ impl Power {
     /// Whether it is in real microwatts: by the board, or since a rail was believed.
     pub fn known(&self) -> bool {
         self.known
+    }
+
+    /// A rail was believed.
+    pub fn learned(&self) -> bool {
+        self.shown.iter().any(|s| s.ratio().is_some())
     }
 
     /// At an OPP with its CPUs busy for `util` thousandths of the time, uW.
@@ -193,7 +202,8 @@ mod tests {
 
     #[test]
     fn a_rail_corrects_its_opp_and_those_next_to_it() {
-        let mut board = BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000, 1_500_000, 2_000_000]).build();
+        let mut board =
+            BoardBuilder::new().khz("cpu", &[0], &[500_000, 1_000_000, 1_500_000, 2_000_000]).build();
         for (opp, mw) in board.domains[0].opps.iter_mut().zip([100, 400, 1000, 2000]) {
             opp.power_mw = Some(mw);
         }
@@ -226,7 +236,7 @@ mod tests {
             power.learn(1, 1000, 5000, 10_000_000);
         }
         assert!(power.known());
-        assert_eq!((power.mean_uw(1, 1000), power.mean_uw(0, 1000)), (5_000_000, 625_000));
+        assert_eq!((power.mean_uw(1, 1000), power.mean_uw(0, 1000)), (5_000_000, 1_562_500));
         // Beyond the board's OPPs nothing is learned, and nothing panics.
         power.learn(9, 1000, u32::MAX, u64::MAX);
         power.learn(1, u64::MAX, u32::MAX, u64::MAX);
@@ -246,7 +256,7 @@ mod tests {
         domain.opps[0].power_mw = None;
         let power = Power::of(domain, 100);
         assert!(!power.known());
-        // Half the clock, an eighth of the power.
-        assert_eq!((power.mean_uw(0, 1000), power.mean_uw(1, 1000)), (125_000, 1_000_000));
+        // Half the clock: half of a half and half of an eighth.
+        assert_eq!((power.mean_uw(0, 1000), power.mean_uw(1, 1000)), (312_500, 1_000_000));
     }
 }

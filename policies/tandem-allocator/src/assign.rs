@@ -241,10 +241,14 @@ impl Assigner {
             }
         }
         let (cost, to) = best;
-        let others: u64 = (0..self.domains.len()).map(|d| self.drawn(apps, &[], d, self.others[d].opp(ranges[d]))).sum();
+        let others: u64 =
+            (0..self.domains.len()).map(|d| self.drawn(apps, &[], d, self.others[d].opp(ranges[d]))).sum();
+        // Who has a budget does not leave another domain idle beside it for speed alone.
+        let free = apps.iter().all(|a| a.target.power_mw.is_none());
         let own = stands.power_uw.saturating_sub(others);
         let better = (cost.missing, cost.given_up) < (stands.missing, stands.given_up)
-            || cost.latency_us * 1000 < stands.latency_us * SAVES
+            || (cost.latency_us * 1000 < stands.latency_us * SAVES
+                && (free || cost.power_uw <= stands.power_uw))
             || cost.power_uw < stands.power_uw.saturating_sub(own / 1000 * (1000 - SAVES));
         if to == now || !better {
             return false;

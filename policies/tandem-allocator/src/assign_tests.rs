@@ -1,6 +1,6 @@
 use super::*;
 use policy_sdk::Done;
-use policy_sdk::testing::{BoardBuilder, MS, app, slo};
+use policy_sdk::testing::{BoardBuilder, MS, SnapshotBuilder, app, slo};
 use policy_sdk::{Board, Measured};
 
 /// One little and one big CPU; the little one draws a tenth and takes three times as long at its top.
@@ -157,4 +157,55 @@ fn an_infeasible_target_gives_way_in_accuracy_before_it_misses() {
     b.run(5);
     let need = b.assigner.need(&b.apps[0], 1, b.ranges[1], 1);
     assert_eq!((need.subnet, need.holds), (0, false));
+}
+
+/// Two CPUs a domain; who is not an application keeps one CPU of big busy, the same one as the camera or the other.
+fn beside_a_hog(same_cpu: bool, serves_others: bool) -> Bench {
+    let mut board = board();
+    (board.domains[0].cpus, board.domains[1].cpus) = (vec![0, 1], vec![2, 3]);
+    let apps = [camera("cam", 40, Some(9000))];
+    let mut b = bench(&apps);
+    b.assigner = Assigner::new(&board.domains, 80, serves_others);
+    b.apps = vec![Candidate::new(&apps[0], &board.domains, 1)];
+    let hog_cpu = if same_cpu { 2 } else { 3 };
+    for tick in 1..200 {
+        let mut seen = SnapshotBuilder::new(&board, 1).tick(tick).build();
+        (seen.cpus[2].busy, seen.cpus[3].busy) = (Some(200), Some(0));
+        seen.cpus[hog_cpu].busy = Some(1024);
+        seen.domains[1].opp = Some(1);
+        seen.apps[0].run_ns = Some(seen.window_ns / 5);
+        b.assigner.watch(&b.apps, &seen);
+    }
+    b.board = board;
+    b
+}
+
+#[test]
+fn leaving_a_cpu_that_a_hog_keeps_busy_anyway_saves_nothing() {
+    // Shorter than a dwell: what others do is not seen anew.
+    assert_eq!(beside_a_hog(true, false).run(2).0, [1]);
+    assert_eq!(beside_a_hog(false, false).run(2).0, [0], "what it adds on another CPU is saved");
+}
+
+#[test]
+fn others_get_their_clock_only_if_they_are_to_be_served() {
+    let floor = |serves| {
+        let b = beside_a_hog(false, serves);
+        [0, 1].map(|d| b.assigner.floor(d, b.ranges[d]))
+    };
+    assert_eq!(floor(true), [Some(0), Some(1)]);
+    assert_eq!(floor(false), [None, None]);
+}
+
+#[test]
+fn speed_that_costs_more_than_now_is_not_bought_on_a_budget() {
+    let mut hasty = camera("cam", 40, None);
+    hasty.target.objective = Objective::Latency;
+    let mut b = bench(&[hasty.clone()]);
+    b.apps[0].domain = 0;
+    assert_eq!(b.run(5).0, [1], "big is faster");
+    hasty.target.power_mw = Some(1500);
+    let mut b = bench(&[hasty]);
+    b.apps[0].domain = 0;
+    assert_eq!(b.run(5).0, [0], "and draws more than little at its top");
 }

@@ -97,7 +97,8 @@ impl Others {
         if self.full() > 0 {
             return range.hi;
         }
-        let busiest = self.cpus.iter().map(|(_, share)| share.thousandths()).max().unwrap_or(0).min(self.seen());
+        let busiest =
+            self.cpus.iter().map(|(_, share)| share.thousandths()).max().unwrap_or(0).min(self.seen());
         let wants = busiest * HEAD_ROOM.0 / HEAD_ROOM.1;
         let serves = |opp: &u16| wants * self.slowness(*opp) / self.slowness(self.opp).max(1) <= 1000;
         (range.lo..range.hi).find(serves).unwrap_or(range.hi)

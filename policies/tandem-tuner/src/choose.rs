@@ -7,8 +7,10 @@ use policy_sdk::{Binds, Objective};
 const SAVES: u64 = 970;
 /// ... and one for latency be so much faster.
 const FASTER: u64 = 950;
-/// A choice whose predicted power is above this share of the budget is left, thousandths.
-const OVER_BUDGET: u64 = 1050;
+/// Shares of the budget, thousandths: what a free move may plan for, and above what a choice is left. By the board's powers ...
+const TOLD_BUDGET: (u64, u64) = (1000, 1050);
+/// ... and by what a rail taught: exact where it has been, and a guess elsewhere.
+const LEARNED_BUDGET: (u64, u64) = (960, 1000);
 
 impl TandemTuner {
     /// Utilisation of the application's server at that point, thousandths.
@@ -79,18 +81,25 @@ impl TandemTuner {
         let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64;
         // A device serves nobody else.
         let others = if cpus == 0 { 0 } else { self.others.min(cpus * 1000) };
-        let util = (self.busy(p, median).min(1000) + others) / cpus.max(1);
+        // What it waits for a CPU it does not spend.
+        let own = self.busy(p, median).min(1000) * (1_000_000 - self.waits.min(1_000_000)) / 1_000_000;
+        let util = (own + others) / cpus.max(1);
         self.power.mean_uw(p.opp, util)
     }
 
-    /// Whether the budget pays for it.
-    fn affordable(&self, p: Point, median: u64) -> bool {
-        self.spends(p, median) <= 1000
+    /// Whether so many thousandths of the budget pay for it.
+    fn affordable(&self, p: Point, median: u64, share: u64) -> bool {
+        self.spends(p, median) <= share
     }
 
-    /// Clearly so: a choice is not given up for a prediction that wavers.
+    /// What may be planned for, and what makes a choice be given up: not a prediction that wavers.
+    fn budget_shares(&self) -> (u64, u64) {
+        if self.power.learned() { LEARNED_BUDGET } else { TOLD_BUDGET }
+    }
+
+    /// Clearly so.
     pub(super) fn over_budget(&self, p: Point, median: u64) -> bool {
-        self.spends(p, median) > OVER_BUDGET
+        !self.affordable(p, median, self.budget_shares().1)
     }
 
     /// Thousandths of the budget; 0 without one.
@@ -109,19 +118,22 @@ impl TandemTuner {
         self.order.iter().position(|s| *s == subnet).unwrap_or(0)
     }
 
-    /// What is left when nothing holds: the cheapest sub-network at the highest OPP that the budget allows.
+    /// What is left when nothing holds: the cheapest sub-network at the highest OPP that the budget allows; where it
+    /// allows none, at the one that draws least.
     pub(super) fn cheapest(&self, median: u64) -> Point {
         let subnet = self.order.last().copied().unwrap_or(0);
-        let mut opps = (self.range.lo..=self.range.hi).rev().map(|opp| Point { subnet, opp });
-        let within = opps.find(|p| self.affordable(*p, median));
-        within.unwrap_or(Point { subnet, opp: self.range.lo })
+        let opps = || (self.range.lo..=self.range.hi).rev().map(|opp| Point { subnet, opp });
+        let within = opps().find(|p| self.affordable(*p, median, self.budget_shares().0));
+        within
+            .or_else(|| opps().min_by_key(|p| self.power_uw(*p, median)))
+            .unwrap_or(Point { subnet, opp: self.range.hi })
     }
 
     /// `subnet` at the OPP that is best for it: the fastest for latency, else the one of least energy.
-    fn at_its_best(&self, subnet: u16, at: &Present, margin: u64) -> Option<Point> {
+    fn at_its_best(&self, subnet: u16, at: &Present, margin: u64, share: u64) -> Option<Point> {
         let lowest = self.lowest(subnet, at, margin)?;
         let opps = (lowest..=self.range.hi).map(|opp| Point { subnet, opp });
-        let mut within = opps.filter(|p| self.affordable(*p, at.scale.0));
+        let mut within = opps.filter(|p| self.affordable(*p, at.scale.0, share));
         match self.target.objective {
             Objective::Latency => within.next_back(),
             _ => within.min_by_key(|p| self.power_uw(*p, at.scale.0)),
@@ -137,21 +149,22 @@ impl TandemTuner {
         }
     }
 
-    /// The best point among `order[from..]`: at the floor with `margin`, at the floor just so, below it. Equal
-    /// ones: the more accurate.
+    /// The best point among `order[from..]`: at the floor with `margin`, just so, just within the budget; below the floor.
+    /// Equal ones: the more accurate.
     pub(super) fn best(&self, from: usize, present: &Present, margin: u64) -> Option<Point> {
-        let at = |floor: bool, margin: u64, objective: Objective| {
+        let at = |floor: bool, margin: u64, share: u64, objective: Objective| {
             self.order
                 .iter()
                 .skip(from)
                 .filter(|s| self.meets_floor(**s) == floor)
-                .filter_map(|s| self.at_its_best(*s, present, margin))
+                .filter_map(|s| self.at_its_best(*s, present, margin, share))
                 .min_by_key(|p| self.cost(*p, present, objective))
         };
-        let objective = self.target.objective;
-        at(true, margin, objective)
-            .or_else(|| at(true, 1000, objective))
-            .or_else(|| at(false, margin, Objective::Accuracy))
+        let (objective, (planned, most)) = (self.target.objective, self.budget_shares());
+        at(true, margin, planned, objective)
+            .or_else(|| at(true, 1000, planned, objective))
+            .or_else(|| at(true, 1000, most, objective))
+            .or_else(|| at(false, margin, planned, Objective::Accuracy))
     }
 
     /// Whether a free move there is worth its risk.

@@ -376,7 +376,9 @@ impl TandemTuner {
 
     /// A rail of the granted domain corrects what its OPPs are believed to draw.
     fn watch_power(&mut self, seen: &View) {
-        let Some(mw) = seen.domain.power_mw.filter(|_| self.learns && seen.domain.opp.is_some()) else { return };
+        let Some(mw) = seen.domain.power_mw.filter(|_| self.learns && seen.domain.opp.is_some()) else {
+            return;
+        };
         // The window must lie at one OPP.
         if seen.at_ns.saturating_sub(self.opp_since_ns) <= seen.window_ns {
             return;
