@@ -33,6 +33,7 @@ pub mod run;
 pub mod run_queue;
 pub mod scenario;
 pub mod sched;
+pub mod settle;
 pub mod stream;
 pub mod table;
 pub mod thermal;

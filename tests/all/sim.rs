@@ -10,6 +10,7 @@ use tandem::sim::outcome::Outcome;
 use tandem::sim::policies::Spec;
 use tandem::sim::run::Prepared;
 use tandem::sim::scenario::Scenario;
+use tandem::sim::settle::trace;
 use tandem::units::{Nanos, OppIndex};
 use tandem_tests::{component, repository, tandem};
 
@@ -257,4 +258,22 @@ fn governors_by_kernel_arithmetic_name_their_kind() {
         Spec::parse("kernel:schedutil").unwrap().rule(&scenario("stream-30").apps),
         Ok(tandem::sim::machine::Rule::Kernel { cpus: Which::Schedutil { invariant: true, .. }, .. })
     ));
+}
+
+/// Ticks of 10 ms after which nothing may change any more: two seconds, twenty to thirty frames.
+const SETTLES_WITHIN: usize = 200;
+
+#[test]
+fn on_the_papers_time_line_the_manager_settles_after_each_event_and_does_not_alternate() {
+    let model = Model::find("jetson-xavier-nx").unwrap();
+    let scenario = scenario("paper-timeline");
+    let policy = Prepared::new(&Spec::parse("tandem").unwrap(), &model, &scenario, None, PERIOD).unwrap();
+    let trace = trace(&policy, &model, &scenario, PERIOD).unwrap();
+    // The second job begins at 2.5 s.
+    for (from, to) in [(0, 2500), (2500, 12_000)] {
+        let (ticks, changes) = trace.settled(Nanos::from_ms(from), Nanos::from_ms(to));
+        println!("from {from} ms: {changes} changes, the last after {ticks} ticks");
+        assert!(changes > 0, "from {from} ms: nothing was decided");
+        assert!(ticks <= SETTLES_WITHIN, "from {from} ms: a change {ticks} ticks after it");
+    }
 }

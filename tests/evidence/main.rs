@@ -11,6 +11,7 @@ mod programs;
 mod sim;
 mod thermal;
 mod tick;
+mod timeline;
 mod vm;
 
 use anyhow::{Context as _, bail};
@@ -153,10 +154,11 @@ fn main() -> anyhow::Result<()> {
         "thermal" => thermal::thermal()?,
         "sim" => eval::sim()?,
         "ablation" => eval::ablation()?,
+        "timeline" => timeline::timeline()?,
         "sim-speed" => sim::speed()?,
         "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-board, governors, thermal, sim, ablation, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-board, governors, thermal, sim, ablation, timeline, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
         ),
     };
     anyhow::ensure!(
