@@ -13,7 +13,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
-EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm vm-board governors thermal sim ablation timeline sim-speed sim-fit
+EVIDENCE = demo tick wasm-call channel bpf-cost switch engine switching accuracy profile range footprint swap vm vm-grid vm-board governors thermal sim ablation timeline sim-speed sim-fit
 
 .PHONY: all build policies models aarch64 fuzz demo test lint evidence $(addprefix evidence-,$(EVIDENCE)) docs-evidence sim eval vm install uninstall clean
 
@@ -42,6 +42,7 @@ demo: all
 	./setup.sh demo
 ifdef VM
 	./setup.sh vm
+	$(CARGO) build --release --locked --workspace --bins
 	tests/vm/demo.sh
 else
 	target/release/tandem demo

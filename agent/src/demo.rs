@@ -55,6 +55,9 @@ pub struct Options {
     pub energy: Option<PathBuf>,
 }
 
+/// Our policy set, and its row.
+const OURS: &str = "tandem";
+
 /// One phase: what is done at its start, and how long it lasts.
 struct Phase {
     label: &'static str,
@@ -85,8 +88,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     );
     let mut stage = Stage::set(options)?;
     let mut report = Report::new(options, stage.subnets());
+    let mut serving = "";
     for (i, phase) in phases.iter().enumerate() {
         if let Some(set) = phase.set {
+            serving = set;
             stage.swap(set)?;
         }
         if let Some(target) = phase.target_ms {
@@ -104,7 +109,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             stage::mark(2 * i + 1)?;
         }
         let after = stage.counts()?;
-        report.phase(phase.label, phase.row.map(str::to_owned), &before, &after, &stage);
+        report.phase(phase, serving == OURS, &before, &after, &stage);
     }
     let frames = stage.end()?;
     report.frames(frames);
@@ -125,8 +130,8 @@ fn phases(options: &Options) -> Vec<Phase> {
         Phase {
             label: "swapped live to tandem",
             seconds: 14.0,
-            set: Some("tandem"),
-            row: Some("tandem"),
+            set: Some(OURS),
+            row: Some(OURS),
             ..quiet
         },
         Phase { label: "target tightened", seconds: 12.0, target_ms: Some(options.tight_ms), ..quiet },

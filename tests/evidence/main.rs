@@ -8,11 +8,13 @@ mod live;
 mod manager;
 mod networks;
 mod programs;
+mod runs;
 mod sim;
 mod thermal;
 mod tick;
 mod timeline;
 mod vm;
+mod vm_grid;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -149,6 +151,7 @@ fn main() -> anyhow::Result<()> {
         "profile" => networks::profile()?,
         "range" => networks::range()?,
         "vm" => manager::vm()?,
+        "vm-grid" => vm_grid::vm_grid()?,
         "vm-board" => vm::board()?,
         "governors" => governors::governors()?,
         "thermal" => thermal::thermal()?,
@@ -158,7 +161,7 @@ fn main() -> anyhow::Result<()> {
         "sim-speed" => sim::speed()?,
         "sim-fit" => sim::fit()?,
         _ => bail!(
-            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-board, governors, thermal, sim, ablation, timeline, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
+            "unknown evidence {name:?}; known: demo, tick, wasm-call, channel, bpf-cost, switch, footprint, swap, vm, vm-grid, vm-board, governors, thermal, sim, ablation, timeline, sim-speed, sim-fit, engine, switching, accuracy, profile, range, docs"
         ),
     };
     anyhow::ensure!(

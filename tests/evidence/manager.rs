@@ -1,17 +1,14 @@
 //! Figures of the manager in the VM: the thesis-like scenarios, beside the kernel's own schedutil.
 
-use crate::{Row, quantile, row};
-use anyhow::{Context as _, ensure};
-use serde_json::Value;
-use std::process::Command;
+use super::runs::{self, Played, Run};
+use crate::{Row, row};
+use anyhow::Context as _;
 use tandem::sim::scenario::Scenario;
 use tandem::units::Nanos;
-use tandem_tests::{guest, program, repository};
+use tandem_tests::{guest, repository};
 
 /// In turns, so often.
-const ROUNDS: &str = "5";
-/// Share of late frames that a fixed network may have to count as one that meets its bounds.
-const LATE_MAX: f64 = 0.01;
+const ROUNDS: usize = 5;
 /// Scenario of `tests/scenarios`, the fixed sub-networks at or above its floor, goals for energy and latency against
 /// schedutil with the largest network, %.
 const SCENARIOS: [Plan; 2] = [
@@ -23,35 +20,6 @@ struct Plan {
     file: &'static str,
     fixed: &'static [usize],
     goals: (f64, f64),
-}
-
-/// One valid run.
-struct Run {
-    round: u64,
-    /// Mean power of the domains, mW, and with the board's constant.
-    mw: f64,
-    board_mw: f64,
-    /// The worst application's, ms.
-    p50: f64,
-    p95: f64,
-    p99: f64,
-    /// Share.
-    late: f64,
-    /// Mean over applications, %, of the images they saw.
-    accuracy: f64,
-}
-
-/// What became of one policy.
-struct Played {
-    policy: String,
-    runs: Vec<Run>,
-    void: usize,
-}
-
-impl Played {
-    fn median(&self, of: impl Fn(&Run) -> f64) -> f64 {
-        quantile(&self.runs.iter().map(of).collect::<Vec<_>>(), 0.5)
-    }
 }
 
 /// The thesis-like scenarios on `odroid-xu3`: ours (energy first), and invariant schedutil with fixed sub-networks.
@@ -68,50 +36,14 @@ pub fn vm() -> anyhow::Result<Vec<Row>> {
         let targets = Scenario::load(&file)?.apps.into_iter().map(|a| a.target_at(Nanos(0)).latency);
         let latency_ms =
             targets.map(|t| t.map_or(f64::INFINITY, |t| t.as_ms())).fold(f64::INFINITY, f64::min);
-        let mut play = Command::new(program("scenario"));
-        play.arg(&file);
-        for policy in &policies {
-            play.args(["--policy", policy]);
-        }
-        play.args(["--vm", "odroid-xu3", "--informed", "--rounds", ROUNDS, "--out"]).arg(&share);
-        let done = play.output().context("scenario does not start")?;
-        ensure!(done.status.success(), "{}:\n{}", plan.file, String::from_utf8_lossy(&done.stderr));
-        let results: Vec<Value> = serde_json::from_slice(&std::fs::read(share.join("result.json"))?)?;
-        let played = policies.into_iter().map(|p| played(p, &results)).collect::<anyhow::Result<Vec<_>>>()?;
+        let results = runs::play(&[file], &policies, ROUNDS, &share)?;
+        let played = policies
+            .iter()
+            .map(|p| Played::of(p, plan.file, &results))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         rows(plan, latency_ms, &played, &mut all)?;
     }
     Ok(all)
-}
-
-fn played(policy: String, results: &[Value]) -> anyhow::Result<Played> {
-    let mine: Vec<&Value> = results.iter().filter(|r| r["policy"] == policy.as_str()).collect();
-    let valid = mine.iter().filter(|r| r["host"]["valid"] == true);
-    let runs = valid
-        .map(|r| run(r).with_context(|| format!("{policy}: {r}")))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    ensure!(!runs.is_empty(), "{policy}: all runs are void: the host was too busy to keep time");
-    Ok(Played { void: mine.len() - runs.len(), policy, runs })
-}
-
-fn run(r: &Value) -> anyhow::Result<Run> {
-    let host = &r["host"];
-    let number = |v: &Value| v.as_f64().context("a number is missing");
-    let seconds = number(&host["seconds"])?;
-    let mj: f64 = host["domains_mj"].as_array().context("domains_mj")?.iter().filter_map(Value::as_f64).sum();
-    let apps = r["apps"].as_array().context("apps")?;
-    let of = |what: &str| apps.iter().map(|a| number(&a[what])).collect::<anyhow::Result<Vec<f64>>>();
-    let worst = |what: &str| Ok::<_, anyhow::Error>(of(what)?.into_iter().fold(0.0, f64::max));
-    let accuracy = of("accuracy")?;
-    Ok(Run {
-        round: r["round"].as_u64().context("round")?,
-        mw: mj / seconds,
-        board_mw: (mj + number(&host["board_mj"])?) / seconds,
-        p50: worst("p50_ms")?,
-        p95: worst("p95_ms")?,
-        p99: worst("p99_ms")?,
-        late: worst("violations")?,
-        accuracy: accuracy.iter().sum::<f64>() / accuracy.len().max(1) as f64 * 100.0,
-    })
 }
 
 /// `latency_ms`: the strictest target of the scenario's applications.
@@ -161,8 +93,8 @@ fn rows(plan: &Plan, latency_ms: f64, played: &[Played], all: &mut Vec<Row>) -> 
         }
     };
     against("the largest network", largest, Some(plan.goals));
-    let meets = |p: &&Played| p.median(|r| r.late) <= LATE_MAX && p.median(|r| r.p95) <= latency_ms;
-    let least = fixed.iter().filter(meets).min_by(|a, b| a.median(|r| r.mw).total_cmp(&b.median(|r| r.mw)));
+    let meets = fixed.iter().filter(|p| p.meets(latency_ms));
+    let least = meets.min_by(|a, b| a.median(|r| r.mw).total_cmp(&b.median(|r| r.mw)));
     match least {
         Some(best) => against("the best fixed network that meets the bounds", best, None),
         None => {

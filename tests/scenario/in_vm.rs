@@ -58,7 +58,7 @@ pub fn run(options: &Options, board: &str) -> anyhow::Result<()> {
         }
         std::fs::write(&path, serde_json::to_vec_pretty(&results)?)?;
         let void = results.iter().filter(|r| r["host"]["valid"] == false).count();
-        println!("{}\nwritten: {}", serde_json::to_string_pretty(&results)?, path.display());
+        println!("{}\nwritten: {}", table(&results), path.display());
         // Of many, those that are valid are enough.
         if void < results.len() {
             println!("{void} of {} runs are void: the host was too busy to keep time", results.len());
@@ -80,6 +80,35 @@ fn host(seconds: f64, sums: guest::Sums, tries: usize) -> Host {
         domains_mj: sums.mj,
         tries,
     }
+}
+
+/// A line a run.
+fn table(results: &[serde_json::Value]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY);
+    table.set_header([
+        "scenario", "policy", "round", "mW, modelled", "p50 ms", "p95 ms", "late %", "right %", "co-runners M/s", "valid",
+    ]);
+    for r in results {
+        let apps = || r["apps"].as_array().into_iter().flatten();
+        let worst = |what: &str| apps().filter_map(|a| a[what].as_f64()).fold(f64::NAN, f64::max);
+        let right: Vec<f64> = apps().filter_map(|a| a["accuracy"].as_f64()).collect();
+        let sum = |v: &serde_json::Value| v.as_array().into_iter().flatten().filter_map(|n| n.as_f64()).sum::<f64>();
+        let mw = sum(&r["host"]["domains_mj"]) / r["host"]["seconds"].as_f64().unwrap_or(f64::NAN);
+        table.add_row([
+            r["scenario"].as_str().unwrap_or_default().to_owned(),
+            r["policy"].as_str().unwrap_or_default().to_owned(),
+            r["round"].to_string(),
+            format!("{mw:.0}"),
+            format!("{:.1}", worst("p50_ms")),
+            format!("{:.1}", worst("p95_ms")),
+            format!("{:.1}", worst("violations") * 100.0),
+            format!("{:.2}", right.iter().sum::<f64>() / right.len().max(1) as f64 * 100.0),
+            format!("{:.1}", sum(&r["co_runners"])),
+            r["host"]["valid"].to_string(),
+        ]);
+    }
+    table.to_string()
 }
 
 /// This program again, in the guest.

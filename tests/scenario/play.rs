@@ -72,6 +72,9 @@ pub fn play(stage: Stage<'_>) -> anyhow::Result<Played> {
     }
     // Each ends by itself, at most a moment after the scenario.
     let speeds = co_runners.into_iter().map(|c| c.map_or(Ok(0.0), speed)).collect::<anyhow::Result<_>>()?;
+    if let Some(agent) = &stage.agent {
+        std::fs::write(stage.out.join("agent.log"), agent.log())?;
+    }
     drop(stage.agent);
     Ok(Played { apps, co_runners: speeds })
 }

@@ -10,3 +10,8 @@ mkdir -p "$out"
 "$here/boot" -u 1 -c 1:400@100,600@170,800@250,1000@360,1200@500,1400@650,1600@800 -c 1:500@150,1000@400,2000@2000 -s "$out" -T 600 -- \
   taskset -c 2 "$top/target/release/tandem" demo --root "$top" --out /mnt --marks --burn-cpus 0 --rate 8 --target-ms 110 --tight-ms 75
 "$top/target/release/tandem" demo --out "$out" --energy "$out/.vm/pstate.csv"
+# The manager's report: energy first, in turns with the kernel's own schedutil (frequency-invariant) and fixed sub-networks.
+echo "the manager beside the kernel's schedutil:"
+"$top/target/release/scenario" "$top/tests/scenarios/thesis-one-vm.toml" "$top/tests/scenarios/thesis-two-vm.toml" --policy tandem \
+  --policy 'kernel:schedutil?subnet=3' --policy 'kernel:schedutil?subnet=2' --policy 'kernel:schedutil?subnet=0' \
+  --vm odroid-xu3 --informed --out "$out/manager"

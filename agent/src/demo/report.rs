@@ -1,8 +1,8 @@
 //! The demo's end: one row per phase, the fixed sub-networks beside the managed one, and the plot.
 
-use super::Options;
+use super::{OURS, Options, Phase};
 use super::plot::{self, Frame, Span, Timeline};
-use super::stage::{self, Counts, Seen, Stage};
+use super::stage::{self, Chosen, Counts, Seen, Stage};
 use anyhow::Context as _;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
@@ -39,6 +39,8 @@ pub struct Row {
     pub accuracy: f64,
     /// From the VM host's power model; `None` where nothing models it.
     energy_mj_s: Option<f64>,
+    /// What stood at its end, where our set served.
+    chosen: Option<Chosen>,
 }
 
 /// All of it.
@@ -71,8 +73,8 @@ impl Report {
     /// A phase is over.
     pub fn phase(
         &mut self,
-        label: &str,
-        row: Option<String>,
+        phase: &Phase,
+        managed: bool,
         before: &Counts,
         after: &Counts,
         stage: &Stage,
@@ -82,8 +84,8 @@ impl Report {
         self.live.push(stage.line.clone());
         self.opp.clone_from(&stage.opp);
         self.rows.push(Row {
-            label: label.to_owned(),
-            row,
+            label: phase.label.to_owned(),
+            row: phase.row.map(str::to_owned),
             from: before.t,
             to: after.t,
             target_ms: stage.target_ms(),
@@ -99,6 +101,7 @@ impl Report {
             p95_ms: 0.0,
             accuracy: 0.0,
             energy_mj_s: None,
+            chosen: managed.then(|| stage.chosen.clone()),
         });
     }
 
@@ -183,7 +186,7 @@ impl Report {
         if self.rows.iter().any(|r| r.energy_mj_s.is_some()) {
             shown += "energy: MODELLED by the VM's host (tests/vm/throttle: OPP power x busy share, idle share 0.08).\n";
         }
-        shown + &self.verdict()
+        shown + &self.manager() + &self.verdict()
     }
 
     fn table(&self) -> Table {
@@ -228,15 +231,54 @@ impl Report {
         table
     }
 
+    /// What the manager chose and why not more, and how it stands beside the best fixed sub-network.
+    fn manager(&self) -> String {
+        let mut text = String::new();
+        for (row, chosen) in self.rows.iter().filter_map(|r| Some((r, r.chosen.as_ref()?))) {
+            let Chosen { objective, subnet, opp, weight, binds } = chosen;
+            if text.is_empty() {
+                text = format!("the manager, {objective} first:\n");
+            }
+            text += &format!(
+                "  {:<24} {:.0} ms: sub-network {subnet}, OPP {opp}, weight {weight}; binds: {binds}\n",
+                row.label, row.target_ms
+            );
+        }
+        let (Some(managed), Some(best)) = (self.managed(), self.best_fixed()) else { return text };
+        text += &format!(
+            "  under the co-runner, beside the best fixed sub-network that holds {:.0} ms ({}): accuracy {:+.2} points, \
+             {:.1} against {:.1} % violations, p95 {:.1} against {:.1} ms",
+            managed.target_ms,
+            best.label,
+            (managed.accuracy - best.accuracy) * 100.0,
+            managed.violations * 100.0,
+            best.violations * 100.0,
+            managed.p95_ms,
+            best.p95_ms
+        );
+        if let Some((ours, theirs)) = managed.energy_mj_s.zip(best.energy_mj_s) {
+            text += &format!(", energy {:+.1} % (modelled)", (ours / theirs - 1.0) * 100.0);
+        }
+        text + "\n"
+    }
+
+    fn managed(&self) -> Option<&Row> {
+        self.rows.iter().find(|r| r.row.as_deref() == Some(OURS))
+    }
+
+    /// The most accurate of those that are late or lose frames at most 5 % of the time, a 95th percentile's due.
+    fn best_fixed(&self) -> Option<&Row> {
+        let fixed = self.rows.iter().filter(|r| r.row.as_deref().is_some_and(|n| n != OURS));
+        fixed.filter(|r| r.violations <= 0.05).max_by(|a, b| a.accuracy.total_cmp(&b.accuracy))
+    }
+
     /// Whether a fixed sub-network beat the managed phase on both axes.
     fn verdict(&self) -> String {
-        let Some(managed) = self.rows.iter().find(|r| r.row.as_deref() == Some("tandem")) else {
-            return String::new();
-        };
+        let Some(managed) = self.managed() else { return String::new() };
         let better: Vec<_> = self
             .rows
             .iter()
-            .filter(|r| r.row.as_ref().is_some_and(|n| n != "tandem"))
+            .filter(|r| r.row.as_ref().is_some_and(|n| n != OURS))
             .filter(|r| r.violations < managed.violations && r.accuracy > managed.accuracy)
             .map(|r| r.label.as_str())
             .collect();

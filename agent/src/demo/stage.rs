@@ -7,6 +7,7 @@ use crate::control::{Answer, Command, ask};
 use crate::run::now;
 use crate::status::{AppStatus, Status};
 use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -45,6 +46,21 @@ pub struct Seen {
     pub images: u64,
 }
 
+/// What a policy chose for the application, and why not more.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Chosen {
+    /// What the application wants most.
+    pub objective: String,
+    /// The sub-network.
+    pub subnet: String,
+    /// The domain's OPP.
+    pub opp: String,
+    /// Its weight.
+    pub weight: String,
+    /// What binds, in its tuner's words.
+    pub binds: String,
+}
+
 /// The processes; dropping it ends them.
 #[derive(Debug)]
 pub struct Stage {
@@ -65,6 +81,8 @@ pub struct Stage {
     pub domain_kind: String,
     /// The live line as it was last.
     pub line: String,
+    /// What stood last.
+    pub chosen: Chosen,
 }
 
 impl Drop for Stage {
@@ -129,6 +147,7 @@ impl Stage {
             subnets: Vec::new(),
             domain_kind: String::new(),
             line: String::new(),
+            chosen: Chosen::default(),
         };
         stage.wait_for_frames(&options.out)?;
         stage.began = now().0;
@@ -258,6 +277,13 @@ impl Stage {
             if let Some(opp) = domain.opp {
                 self.opp.push((t, f64::from(opp + 1) * 1000.0 / f64::from(domain.opps)));
             }
+            self.chosen = Chosen {
+                objective: app.objective.word().into(),
+                subnet: app.subnet.clone().unwrap_or_else(|| "-".into()),
+                opp: domain.freq.clone().unwrap_or_else(|| "-".into()),
+                weight: app.weight.map_or_else(|| "-".into(), |w| w.to_string()),
+                binds: app.binds.clone(),
+            };
             let dash = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| format!("{v:.1}"));
             self.line = format!(
                 "{t:5.1} s  {label:<26} p50 {:>5} p95 {:>5} of {:.0} ms | {:<5} {:>5} % | {} | weight {:<4} | live accuracy {} %",

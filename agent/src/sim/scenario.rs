@@ -131,6 +131,17 @@ pub enum Happening {
     },
 }
 
+impl Scenario {
+    /// As a kernel's governor meets it: it knows neither floor nor budget nor objective.
+    pub fn plain(&self) -> Self {
+        let mut plain = self.clone();
+        for (_, slo) in plain.apps.iter_mut().flat_map(|a| &mut a.targets) {
+            *slo = Slo { latency: slo.latency, ..Slo::default() };
+        }
+        plain
+    }
+}
+
 impl AppPlan {
     /// The target in force.
     pub fn target_at(&self, now: Nanos) -> Slo {

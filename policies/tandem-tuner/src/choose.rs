@@ -7,6 +7,8 @@ use policy_sdk::{Binds, Objective};
 const SAVES: u64 = 970;
 /// ... and one for latency be so much faster.
 const FASTER: u64 = 950;
+/// Up to here a wait is the kernel's waking up, whatever the point.
+const WAKE_UP_NS: u64 = 1_000_000;
 /// Shares of the budget, thousandths: what a free move may plan for, and above what a choice is left. By the board's powers ...
 const TOLD_BUDGET: (u64, u64) = (1000, 1050);
 /// ... and by what a rail taught: exact where it has been, and a guess elsewhere.
@@ -33,8 +35,10 @@ impl TandemTuner {
             let chance = if together { 1000 } else { busy };
             (self.model.service(p.subnet, p.opp, scale.0) / 1000).saturating_mul(chance) / (1000 - busy)
         };
-        let wait_us = (wait_ns / 1000).saturating_mul(weight_us(p)) / weight_us(now).max(1);
-        self.model.service(p.subnet, p.opp, scale.1).saturating_add(wait_us.saturating_mul(1000))
+        let wakes_up = wait_ns.min(WAKE_UP_NS);
+        let queued_us = ((wait_ns - wakes_up) / 1000).saturating_mul(weight_us(p)) / weight_us(now).max(1);
+        let wait_ns = queued_us.saturating_mul(1000).saturating_add(wakes_up);
+        self.model.service(p.subnet, p.opp, scale.1).saturating_add(wait_ns)
     }
 
     /// What other points are predicted from.
@@ -212,11 +216,17 @@ impl TandemTuner {
         match () {
             () if done => Binds::Nothing,
             () if self.range.hi < top && point.opp == self.range.hi => Binds::Cap,
-            () if self.waits >= 150_000 => Binds::CoRunner,
+            () if self.waits >= self.in_the_way() => Binds::CoRunner,
             () if self.target.objective != Objective::Accuracy && floor_binds => Binds::Top1,
             () if dear => Binds::Power,
             () => Binds::Latency,
         }
+    }
+
+    /// From which share of its time on, spent waiting for CPUs, a co-runner binds, thousandths of thousandths: less for one that
+    /// does already, since the share wavers.
+    fn in_the_way(&self) -> u64 {
+        if self.binds == Some(Binds::CoRunner) { 60_000 } else { 150_000 }
     }
 
     /// The same for people.

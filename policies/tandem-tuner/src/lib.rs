@@ -26,7 +26,7 @@
 //!
 //! What it believes of times is in `model.rs`: one scale, learned fast from every inference, and shapes learned
 //! slowly, or taken from the application's profile, which also says where to begin. Without a measured OPP
-//! the one it asked for is taken to hold. What OPPs draw is by the board file, corrected by the domain's rail where there is one. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
+//! the one it asked for is taken to hold. What OPPs draw is by the board file; where it does not tell, by a stand-in that the domain's rail corrects. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
 //!
 //! Parameters: `threads` of one inference (default 1), `dwell-ms` between free moves (default 1000),
@@ -172,6 +172,8 @@ pub struct TandemTuner {
     infeasible: bool,
     binds: Option<Binds>,
     said_ns: u64,
+    /// Nothing has finished yet.
+    cold: bool,
 }
 
 /// The sub-networks that are not both dearer and no more accurate than another.
@@ -239,6 +241,7 @@ impl Tuner for TandemTuner {
             infeasible: false,
             binds: None,
             said_ns: 0,
+            cold: true,
             app: app.clone(),
         })
     }
@@ -338,6 +341,10 @@ impl TandemTuner {
         self.watch_power(seen);
         for done in &seen.app.finished {
             if usize::from(done.subnet) >= self.app.subnets.len() || done.service_ns == 0 {
+                continue;
+            }
+            // The first one pays for cold memory; it would be the 95th percentile of the first twenty.
+            if std::mem::take(&mut self.cold) {
                 continue;
             }
             // What ran under an older choice still tells the scale, but not whether this choice works.

@@ -116,10 +116,7 @@ pub fn of_scenario(
     }
     let floor = |a: &AppPlan| a.targets.iter().filter_map(|t| t.1.top1).max().unwrap_or_default();
     let floors: Vec<CentiPercent> = scenario.apps.iter().map(floor).collect();
-    let mut plain = scenario.clone();
-    for (_, slo) in plain.apps.iter_mut().flat_map(|a| &mut a.targets) {
-        *slo = Slo { latency: slo.latency, ..Slo::default() };
-    }
+    let plain = scenario.plain();
     Ok(Some(Cell {
         board,
         name: scenario.name.clone(),
