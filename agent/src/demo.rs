@@ -127,13 +127,7 @@ fn phases(options: &Options) -> Vec<Phase> {
             ..quiet
         },
         Phase { label: "co-runner starts", seconds: 10.0, co_runner: Some(true), ..quiet },
-        Phase {
-            label: "swapped live to tandem",
-            seconds: 14.0,
-            set: Some(OURS),
-            row: Some(OURS),
-            ..quiet
-        },
+        Phase { label: "swapped live to tandem", seconds: 14.0, set: Some(OURS), row: Some(OURS), ..quiet },
         Phase { label: "target tightened", seconds: 12.0, target_ms: Some(options.tight_ms), ..quiet },
         Phase { label: "co-runner ends", co_runner: Some(false), ..quiet },
         Phase {

@@ -51,8 +51,10 @@ pub struct DomainSample {
     pub util: Option<Util>,
     /// The highest OPP that something outside (thermal, firmware, a user) allows at present.
     pub cap: Option<OppIndex>,
-    /// Power, if a rail measures this domain or the board file models it.
+    /// Power, if a rail measures this domain.
     pub power: Option<Milliwatts>,
+    /// Without a rail: by the board file's powers and the busy share. For people; a policy has the same numbers.
+    pub modelled: Option<Milliwatts>,
     /// OPP changes in the period.
     pub transitions: Option<u32>,
 }

@@ -263,7 +263,7 @@ fn domain(id: DomainId, governor: &Governor, board: &Board) -> DomainStatus {
         opps: domain.top().0 + 1,
         util: sample.util.map(|u| u.0),
         cap: sample.cap.map(|c| c.0),
-        power_mw: sample.power.map(|p| p.0),
+        power_mw: sample.power.or(sample.modelled).map(|p| p.0),
         clamp: clamp_on(id, governor).map(|c| format!("{:?} {} to {}", c.reason, c.asked.0, c.got.0)),
     }
 }

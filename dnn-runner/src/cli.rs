@@ -58,6 +58,9 @@ pub struct Run {
     /// Arrival times from a file instead, s since the start, one a line, never falling; the stream ends with them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "arrivals"])]
     pub schedule: Option<PathBuf>,
+    /// Count all times from this moment of CLOCK_MONOTONIC, ns, not from the start: streams of several runners in step
+    #[arg(long, value_name = "NS")]
+    pub began_ns: Option<u64>,
     /// Seed of the Poisson arrivals
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

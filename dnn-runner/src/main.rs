@@ -1,7 +1,7 @@
 //! `dnn-runner`: arguments, privileges, wiring, exit code; no logic.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use channel::Target;
 use clap::Parser;
 use dnn_runner::batch::Batcher;
@@ -170,7 +170,9 @@ fn run(args: Run) -> Result<()> {
         hello.check().context("--name, --deadline-ms or the manifest")?;
         Some(Link::new(args.socket.clone(), hello, worker)?)
     };
-    let began = clock::now();
+    let now = clock::now();
+    let began = args.began_ns.unwrap_or(now);
+    ensure!(began <= now, "--began-ns {began}: is in the future, it is {now} now");
     let stream =
         images.map(|images| Stream { images, schedule, batch, frames: args.frames.unwrap_or(u64::MAX) });
     let text = Worker::new(Parts {

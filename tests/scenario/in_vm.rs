@@ -87,13 +87,24 @@ fn table(results: &[serde_json::Value]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY);
     table.set_header([
-        "scenario", "policy", "round", "mW, modelled", "p50 ms", "p95 ms", "late %", "right %", "co-runners M/s", "valid",
+        "scenario",
+        "policy",
+        "round",
+        "mW, modelled",
+        "p50 ms",
+        "p95 ms",
+        "late %",
+        "right %",
+        "co-runners M/s",
+        "valid",
     ]);
     for r in results {
         let apps = || r["apps"].as_array().into_iter().flatten();
         let worst = |what: &str| apps().filter_map(|a| a[what].as_f64()).fold(f64::NAN, f64::max);
         let right: Vec<f64> = apps().filter_map(|a| a["accuracy"].as_f64()).collect();
-        let sum = |v: &serde_json::Value| v.as_array().into_iter().flatten().filter_map(|n| n.as_f64()).sum::<f64>();
+        let sum = |v: &serde_json::Value| {
+            v.as_array().into_iter().flatten().filter_map(|n| n.as_f64()).sum::<f64>()
+        };
         let mw = sum(&r["host"]["domains_mj"]) / r["host"]["seconds"].as_f64().unwrap_or(f64::NAN);
         table.add_row([
             r["scenario"].as_str().unwrap_or_default().to_owned(),

@@ -49,9 +49,9 @@ enum Cue<'a> {
 pub fn play(stage: Stage<'_>) -> anyhow::Result<Played> {
     let mut runners = Vec::new();
     let mut apps = Vec::new();
-    let began = Instant::now();
+    let (began, began_ns) = (Instant::now(), dnn_runner::clock::now());
     for (i, app) in (0u64..).zip(&stage.scenario.apps) {
-        let (child, folder, batch) = start_runner(&stage, app, i)?;
+        let (child, folder, batch) = start_runner(&stage, app, i, began_ns)?;
         runners.push(child);
         apps.push((folder, batch));
     }
@@ -95,7 +95,12 @@ fn cues(scenario: &Scenario) -> Vec<(Duration, Cue<'_>)> {
     cues
 }
 
-fn start_runner(stage: &Stage<'_>, app: &AppPlan, i: u64) -> anyhow::Result<(Child, PathBuf, usize)> {
+fn start_runner(
+    stage: &Stage<'_>,
+    app: &AppPlan,
+    i: u64,
+    began_ns: u64,
+) -> anyhow::Result<(Child, PathBuf, usize)> {
     let folder = stage.out.join(&app.name);
     std::fs::create_dir_all(&folder)?;
     let mut text = format!("# {} of {}\n", app.name, stage.scenario.name);
@@ -126,6 +131,8 @@ fn start_runner(stage: &Stage<'_>, app: &AppPlan, i: u64) -> anyhow::Result<(Chi
     let child = command
         .args(["--name", &app.name, "--dataset", DATASET, "--batch", &batch.to_string(), "--top1-floor", "0"])
         .args(["--queue", &app.queue.to_string()])
+        // All from the same moment: who is in step in the scenario is so here.
+        .args(["--began-ns", &began_ns.to_string()])
         .arg("--schedule")
         .arg(&schedule)
         .arg("--model")

@@ -1,8 +1,8 @@
 //! The demo's end: one row per phase, the fixed sub-networks beside the managed one, and the plot.
 
-use super::{OURS, Options, Phase};
 use super::plot::{self, Frame, Span, Timeline};
 use super::stage::{self, Chosen, Counts, Seen, Stage};
+use super::{OURS, Options, Phase};
 use anyhow::Context as _;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
@@ -71,14 +71,7 @@ impl Report {
     }
 
     /// A phase is over.
-    pub fn phase(
-        &mut self,
-        phase: &Phase,
-        managed: bool,
-        before: &Counts,
-        after: &Counts,
-        stage: &Stage,
-    ) {
+    pub fn phase(&mut self, phase: &Phase, managed: bool, before: &Counts, after: &Counts, stage: &Stage) {
         self.domain.clone_from(&stage.domain_kind);
         self.weight.clone_from(&stage.weight);
         self.live.push(stage.line.clone());

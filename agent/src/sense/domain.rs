@@ -102,10 +102,8 @@ impl DomainReader {
             opp: opp.map(index),
             util,
             cap: max.map(|m| self.cap(m)),
-            power: match self.rail {
-                Some(_) => read(self.rail).and_then(|uw| u32::try_from(uw / 1000).ok()).map(Milliwatts),
-                None => opp.and_then(|o| self.modelled(o, busy(), util)),
-            },
+            power: read(self.rail).and_then(|uw| u32::try_from(uw / 1000).ok()).map(Milliwatts),
+            modelled: opp.filter(|_| self.rail.is_none()).and_then(|o| self.modelled(o, busy(), util)),
             transitions: counted(before, self.before),
         }
     }
@@ -246,7 +244,8 @@ mod tests {
             util: Some(Util(1024)),
             cap: Some(OppIndex(1)),
             // 1200 mW with both CPUs busy; they were for 1 and 0.5 of the time.
-            power: Some(Milliwatts(900)),
+            power: None,
+            modelled: Some(Milliwatts(900)),
             transitions: None,
         };
         assert_eq!(seen.domains[0], want);
@@ -258,7 +257,8 @@ mod tests {
             opp: Some(OppIndex(1)),
             util: Some(Util(512)),
             cap: Some(OppIndex(1)),
-            power: Some(Milliwatts(1000)),
+            power: None,
+            modelled: Some(Milliwatts(1000)),
             transitions: Some(3),
         };
         assert_eq!(seen.domains[2], want);

@@ -26,7 +26,7 @@
 //!
 //! What it believes of times is in `model.rs`: one scale, learned fast from every inference, and shapes learned
 //! slowly, or taken from the application's profile, which also says where to begin. Without a measured OPP
-//! the one it asked for is taken to hold. What OPPs draw is by the board file; where it does not tell, by a stand-in that the domain's rail corrects. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
+//! the one it asked for is taken to hold. What OPPs draw is by the board file, else by a stand-in, and corrected by the domain's rail where there is one. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
 //!
 //! Parameters: `threads` of one inference (default 1), `dwell-ms` between free moves (default 1000),

@@ -236,6 +236,7 @@ fn every_sample_is_lowered_as_the_derived_code_does() {
         util: Some(Util(N16 + 1)),
         cap: None,
         power: Some(Milliwatts(N32)),
+        modelled: None,
         transitions: Some(N32 + 1),
     };
     let capped = ours::DomainSample { opp: None, cap: Some(OppIndex(N16 + 2)), power: None, ..domain };

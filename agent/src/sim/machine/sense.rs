@@ -32,6 +32,7 @@ impl SimMachine {
                 util: Util::from_busy(Nanos(busiest), window),
                 cap: Some(domain.cap),
                 power,
+                modelled: None,
                 transitions: Some(std::mem::take(&mut domain.moves)),
             };
             for (cpu, busy) in domain.cpus.iter().zip(&domain.busy_ns) {
