@@ -327,7 +327,8 @@ impl Assigner {
             .map(|i| {
                 let slowed = if shared { here.len() as u64 } else { 1 };
                 // Who is there has learned what somebody who keeps his CPU busy costs him; who comes would share one.
-                let crowded = usize::from(apps[*i].domain) != d && here.len() + others.full() > cpus;
+                let crowded =
+                    usize::from(apps[*i].domain) != d && here.len() as u64 + others.full() > cpus as u64;
                 (*i, self.need(&apps[*i], d, range, if crowded { slowed * 2 } else { slowed }))
             })
             .collect();

@@ -78,16 +78,16 @@ impl Others {
     }
 
     /// CPUs that somebody keeps busy at any clock.
-    pub fn full(&self) -> usize {
+    pub fn full(&self) -> u64 {
         let seen = self.seen();
-        let full = self.cpus.iter().filter(|(_, share)| share.thousandths() >= FULL).count();
-        if seen < HUNGRY { 0 } else { full.min(seen.div_ceil(1000) as usize) }
+        let full = self.cpus.iter().filter(|(_, share)| share.thousandths() >= FULL).count() as u64;
+        if seen < HUNGRY { 0 } else { full.min(seen.div_ceil(1000)) }
     }
 
     /// How busy they keep the domain's CPUs at that OPP, thousandths of one CPU. Who keeps a CPU busy takes what
     /// applications leave; of the others the work stays the same.
     pub fn busy(&self, opp: u16) -> u64 {
-        let full = self.full() as u64 * 1000;
+        let full = self.full() * 1000;
         let rest = self.seen().saturating_sub(full) * self.slowness(opp) / self.slowness(self.opp).max(1);
         full + rest
     }
