@@ -13,5 +13,5 @@ mkdir -p "$out"
 # The manager's report: energy first, in turns with the kernel's own schedutil (frequency-invariant) and fixed sub-networks.
 echo "the manager beside the kernel's schedutil:"
 "$top/target/release/scenario" "$top/tests/scenarios/thesis-one-vm.toml" "$top/tests/scenarios/thesis-two-vm.toml" --policy tandem \
-  --policy 'kernel:schedutil?subnet=3' --policy 'kernel:schedutil?subnet=2' --policy 'kernel:schedutil?subnet=0' \
+  --policy 'kernel:schedutil?subnet=3' --policy 'kernel:schedutil?subnet=0' \
   --vm odroid-xu3 --informed --out "$out/manager"

@@ -5,7 +5,8 @@
 //! power, predicted from their profiles; an application moves only for a clear gain, and not to and fro. A
 //! domain that nobody is granted follows what others run there, by schedutil's rule.
 //!
-//! *Power*: with `power-mw`, each domain gets what its applications need and of the rest in proportion.
+//! *Power*: with `power-mw`, each domain gets what its applications need and of the rest in proportion. With `thermal-c` the
+//! budget is what keeps the hottest zone there (`thermal.rs`).
 //!
 //! An application *suffers* when it misses its target, or runs below what it wants (its best sub-network
 //! where accuracy comes first, else its floor) because its tuner already gave way. That is a co-runner's doing when one is *visible*: something that is no
@@ -19,11 +20,13 @@
 //!
 //! Parameters: `domain` = name or index (default: chosen), `home` = where to begin if it is chosen (default: the
 //! first that has CPUs, else the first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
-//! `others` = `yield` (default) or `serve`, `power-mw` for all domains together (default: no budget), `idle-permille` of a domain's busy power that it
+//! `others` = `yield` (default) or `serve`, `power-mw` for all domains together and `thermal-c`, a
+//! temperature for the hottest zone (default: no budget), `idle-permille` of a domain's busy power that it
 //! draws idle (default 80).
 
 mod assign;
 mod others;
+mod thermal;
 
 use assign::{Assigner, Candidate};
 use kernel_style::Rule;
@@ -33,6 +36,7 @@ use policy_sdk::{
     Allocation, Allocator, App, AppSample, Board, Domain, DomainOrder, Grant, Objective, OppRange,
     OtherSample, Params, Slo, Snapshot, log,
 };
+use thermal::Thermal;
 
 /// The kernel's default weight.
 const DEFAULT: u16 = 100;
@@ -207,6 +211,7 @@ pub struct TandemAllocator {
     cores: u8,
     weight_max: u16,
     budget_mw: Option<u32>,
+    thermal: Option<Thermal>,
     other: Share,
     other_known: bool,
     clients: Vec<Client>,
@@ -225,6 +230,7 @@ impl Allocator for TandemAllocator {
         let domain = board.domains.get(usize::from(home)).ok_or("board without a domain")?;
         let idle_permille = params.number("idle-permille", 0..=1000, IDLE_PERMILLE)?;
         let budget_mw = params.number("power-mw", 0..=u32::MAX, 0)?;
+        let limit_c = params.number("thermal-c", 0..=150, 0)?;
         let serves_others = params.get("others", "yield or serve", Toward::Yield)? == Toward::Serve;
         Ok(Self {
             home,
@@ -232,6 +238,7 @@ impl Allocator for TandemAllocator {
             cores: params.number("cores", 0..=u8::try_from(domain.cpus.len()).unwrap_or(u8::MAX), 0)?,
             weight_max: params.number("weight-max", DEFAULT..=10_000, 400)?,
             budget_mw: (budget_mw > 0).then_some(budget_mw),
+            thermal: if limit_c > 0 { Some(Thermal::new(board, limit_c)?) } else { None },
             other: Share::default(),
             other_known: false,
             clients: apps.iter().map(Client::new).collect(),
@@ -286,7 +293,7 @@ impl Allocator for TandemAllocator {
             place.observe(app, opp, seen.window_ns);
         }
         if self.assigner.due(seen.at_ns) {
-            self.review(&ranges, seen.at_ns);
+            self.review(&ranges, seen);
         }
         let grant = |(client, place): (&Client, &Candidate)| Grant {
             // A smaller domain has no more than it has.
@@ -315,14 +322,15 @@ impl Allocator for TandemAllocator {
 
 impl TandemAllocator {
     /// Who runs where, and on how much power.
-    fn review(&mut self, ranges: &[OppRange], now_ns: u64) {
-        if !self.settled && self.assigner.place(&mut self.places, ranges, now_ns) {
+    fn review(&mut self, ranges: &[OppRange], seen: &Snapshot) {
+        if !self.settled && self.assigner.place(&mut self.places, ranges, seen.at_ns) {
             for (client, place) in self.clients.iter().zip(&self.places) {
                 let name = &self.domains[usize::from(place.domain)].name;
                 log::info(&format!("{}: runs on {name}", client.name));
             }
         }
-        if let Some(budget_mw) = self.budget_mw {
+        let for_heat = self.thermal.as_mut().map(|t| t.budget(&seen.signals));
+        if let Some(budget_mw) = self.budget_mw.into_iter().chain(for_heat).min() {
             self.assigner.divide(budget_mw, &self.places, ranges);
         }
     }

@@ -29,7 +29,8 @@
 //! the one it asked for is taken to hold. What OPPs draw is by the board file, else by a stand-in, and corrected by the domain's rail where there is one. On a `permille` domain the frequency is a share of CPU time; a burst within the quota does not feel it, which the model's
 //! insensitive part learns.
 //!
-//! Parameters: `threads` of one inference (default 1), `dwell-ms` between free moves (default 1000),
+//! Parameters: `threads` of one inference (default 1; `auto`: as many as the profile shows to be worth their CPUs on the granted
+//! domain), `dwell-ms` between free moves (default 1000),
 //! `idle-permille` of a domain's busy power that it draws idle (default 80), `knobs` = `both`, `dnn` (asks for
 //! no OPP) or `dvfs` (keeps to `subnet`, by default the most accurate), `learn` = `true` or `false` (believes
 //! the profile or the MACs to the end, whatever it sees; for ablations).
@@ -102,6 +103,20 @@ impl std::str::FromStr for Knobs {
     }
 }
 
+/// Threads of one inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Threads {
+    Fixed(u8),
+    Auto,
+}
+
+impl std::str::FromStr for Threads {
+    type Err = ();
+    fn from_str(word: &str) -> Result<Self, ()> {
+        if word == "auto" { Ok(Self::Auto) } else { word.parse().map(Self::Fixed).map_err(|_| ()) }
+    }
+}
+
 /// A free move whose effect is not known yet.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
@@ -135,6 +150,10 @@ pub struct TandemTuner {
     /// Sub-networks worth running, most accurate first; each is cheaper than the one before.
     order: Vec<u16>,
     threads: u8,
+    /// They follow domain and cores.
+    threads_auto: bool,
+    /// CPUs granted; 0 = all of the domain.
+    cores: u8,
     dwell_ns: u64,
     knobs: Knobs,
     learns: bool,
@@ -194,7 +213,15 @@ fn order(app: &App) -> Result<Vec<u16>, String> {
 impl Tuner for TandemTuner {
     fn start(board: &Board, app: &App, params: &mut Params) -> Result<Self, String> {
         let domain = board.domains.first().ok_or("board without a domain")?;
-        let threads = params.number("threads", 1..=app.threads_max.max(1), 1)?;
+        let asked = params.get("threads", "a number of threads or auto", Threads::Fixed(1))?;
+        let most = app.threads_max.max(1);
+        let threads = match asked {
+            Threads::Fixed(n) if !(1..=most).contains(&n) => {
+                return Err(format!("parameter threads = \"{n}\": must be from 1 to {most}, or auto"));
+            }
+            Threads::Fixed(n) => n,
+            Threads::Auto => model::worthwhile_threads(app, 0, domain, most),
+        };
         let knobs = params.get("knobs", "both, dnn or dvfs", Knobs::Both)?;
         let subnet = params.index_of("subnet", app.subnets.iter().map(|s| s.name.as_str()))?;
         let mut order = order(app)?;
@@ -210,6 +237,8 @@ impl Tuner for TandemTuner {
             limits: board.domains.iter().map(Domain::range).collect(),
             order,
             threads,
+            threads_auto: asked == Threads::Auto,
+            cores: 0,
             dwell_ns: params.number("dwell-ms", 10..=60_000, 1000)? * 1_000_000,
             knobs,
             learns: params.get("learn", "true or false", true)?,
@@ -277,10 +306,17 @@ impl Tuner for TandemTuner {
 impl TandemTuner {
     /// Domain, limits, target: what others decide.
     fn surroundings(&mut self, seen: &View) {
-        if seen.grant.domain != self.domain && self.domains.get(usize::from(seen.grant.domain)).is_some() {
-            self.domain = seen.grant.domain;
+        let known = self.domains.get(usize::from(seen.grant.domain)).is_some();
+        let other_cores = self.threads_auto && seen.grant.cores != self.cores;
+        if known && (seen.grant.domain != self.domain || other_cores) {
+            (self.domain, self.cores) = (seen.grant.domain, seen.grant.cores);
             let domain = &self.domains[usize::from(self.domain)];
-            self.model.granted(self.domain, domain);
+            if self.threads_auto {
+                let most = self.app.threads_max.max(1);
+                let most = if self.cores > 0 { most.min(self.cores) } else { most };
+                self.threads = model::worthwhile_threads(&self.app, self.domain, domain, most);
+            }
+            self.model.granted(self.domain, domain, self.threads);
             self.power = Power::of(domain, self.idle_permille);
             self.window = Window::new();
             self.trial = None;

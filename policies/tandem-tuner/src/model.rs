@@ -35,6 +35,22 @@ struct Cost {
     known: bool,
 }
 
+/// A thread more is worth it if it makes an inference faster by this share of what a whole CPU could, thousandths.
+const EFFICIENCY: u64 = 700;
+
+/// At most `most` threads: of the counts whose CPUs are used well, by the profile of the largest sub-network at the domain's top
+/// OPP, the fastest. 1 without a profile.
+pub fn worthwhile_threads(app: &App, at: u16, domain: &Domain, most: u8) -> u8 {
+    let Some(largest) = app.subnets.iter().max_by_key(|s| s.macs) else { return 1 };
+    let time = |n: u8| times(largest, at, domain, n, |m| m.p50_ns).last().copied();
+    let Some(one) = time(1) else { return 1 };
+    let cpus = u8::try_from(domain.cpus.len()).unwrap_or(u8::MAX).max(1);
+    let used_well =
+        |(n, ns): &(u8, u64)| ns.saturating_mul(u64::from(*n) * EFFICIENCY) <= one.saturating_mul(1000);
+    let counts = (2..=most.min(cpus)).filter_map(|n| Some((n, time(n)?)));
+    counts.filter(used_well).filter(|(_, ns)| *ns < one).min_by_key(|(_, ns)| *ns).map_or(1, |(n, _)| n)
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Model {
@@ -71,12 +87,13 @@ impl Model {
             inverse: vec![],
             insensitive: 0,
         };
-        model.granted(at, domain);
+        model.granted(at, domain, threads);
         model
     }
 
-    /// Another domain: its clock's effect is known from a profile, or not yet.
-    pub fn granted(&mut self, at: u16, domain: &Domain) {
+    /// Another domain or other threads: the clock's effect is known from a profile, or not yet.
+    pub fn granted(&mut self, at: u16, domain: &Domain, threads: u8) {
+        self.threads = threads;
         self.inverse = inverse(domain);
         self.insensitive = 0;
         self.read_profile(at, domain);
@@ -221,6 +238,33 @@ mod tests {
     fn beyond_what_was_measured_the_clock_counts_in_full() {
         let m = profiled(&[(3, 10)], &[(3, 20)]);
         assert!(m.service(0, 0, 20 * MS).abs_diff(40 * MS) < MS / 50, "{}", m.service(0, 0, 20 * MS));
+    }
+
+    #[test]
+    fn threads_are_as_many_as_are_worth_their_cpus() {
+        let board = BoardBuilder::new().khz("cpu", &[0, 1, 2, 3], &[500_000, 1_000_000]).build();
+        let with = |ms: &[(u8, u64)]| {
+            let mut app = app("cam", &[("half", 8000, 500), ("full", 8600, 1000)]);
+            for (threads, ms) in ms {
+                let at = policy_sdk::Measured {
+                    domain: 0,
+                    opp: 1,
+                    threads: *threads,
+                    p50_ns: ms * MS,
+                    p90_ns: ms * MS,
+                };
+                app.subnets[1].measured.push(at);
+            }
+            app
+        };
+        let of = |ms: &[(u8, u64)], most| worthwhile_threads(&with(ms), 0, &board.domains[0], most);
+        // 2 threads use 91 % of their CPUs, 3 of them 74 %, 4 of them 66 %.
+        let scales = [(1, 40), (2, 22), (3, 18), (4, 15)];
+        assert_eq!((of(&scales, 4), of(&scales, 2), of(&scales, 1)), (3, 2, 1));
+        assert_eq!(of(&[(1, 40), (2, 30)], 4), 1, "67 %");
+        assert_eq!((of(&[], 4), of(&[(2, 10)], 4)), (1, 1), "nothing to compare with");
+        let pair = BoardBuilder::new().khz("cpu", &[0, 1], &[500_000, 1_000_000]).build();
+        assert_eq!(worthwhile_threads(&with(&scales), 0, &pair.domains[0], 4), 2, "the domain has two CPUs");
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub const ALL: &str = "all";
 pub const AT_TOP: &str = "no accuracy given up";
 /// Of them those of [`Cell::weak`].
 pub const WEAK: &str = "where schedutil is weak";
+/// Of them those without a co-runner: nobody there from whom a saving could be taken.
+pub const ALONE: &str = "without a co-runner";
+/// The others: a low clock slows the co-runner too.
+pub const BESIDE: &str = "beside a co-runner";
 /// Cells in which no fixed choice meets the target: apart, and in no other group.
 pub const INFEASIBLE: &str = "no fixed choice meets the target under schedutil";
 
@@ -167,6 +171,8 @@ impl<'a> Report<'a> {
             (ALL.into(), Box::new(|_, r| r.feasible)),
             (WEAK.into(), Box::new(|c, r| c.weak && r.feasible)),
             (AT_TOP.into(), Box::new(|c, r| c.at_top && r.feasible)),
+            (ALONE.into(), Box::new(|c, r| r.feasible && c.plain.scenario.co_runners.is_empty())),
+            (BESIDE.into(), Box::new(|c, r| r.feasible && !c.plain.scenario.co_runners.is_empty())),
         ];
         let mut blocks: Vec<&str> = Vec::new();
         for cell in self.cells {

@@ -68,9 +68,10 @@ const TRIALS: [(&str, &str, Pick, bool, bool); 14] = [
     ("powersave, best fixed", "kernel:powersave", Pick::Best, false, false),
 ];
 
-/// Managers: name, policy. Ours first, then what it is without a part of it, then the published ones.
-const POLICIES: [(&str, &str); 10] = [
+/// Managers: name, policy. Ours first, then with others' clock kept, then what it is without a part of it, then the published ones.
+const POLICIES: [(&str, &str); 11] = [
     (OURS, "tandem"),
+    ("tandem, co-runners served", "tandem?others=serve"),
     ("tandem, network only", "kernel:schedutil+tandem-allocator+tandem-tuner?tuner.knobs=dnn"),
     ("tandem, clock only", "tandem?tuner.knobs=dvfs"),
     ("tandem, without learning", "tandem?tuner.learn=false"),

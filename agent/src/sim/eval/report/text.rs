@@ -1,12 +1,15 @@
 //! The tables, for people.
 
-use super::{ALL, AT_TOP, INFEASIBLE, OBJECTIVES, Report, Spread, Summary, WEAK};
+use super::{ALL, ALONE, AT_TOP, BESIDE, INFEASIBLE, OBJECTIVES, Report, Spread, Summary, WEAK};
 use crate::sim::eval::rows::{OURS, PRIMARY, What};
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 
+/// Groups with a table of their own.
+const NAMED: [&str; 6] = [ALL, WEAK, AT_TOP, ALONE, BESIDE, INFEASIBLE];
+
 impl Report<'_> {
-    /// Wide ones over all cells and over three groups, every row in them; then our manager (or what was asked for)
+    /// Wide ones over all cells and over the groups that have a name of their own, every row in them; then our manager (or what was asked for)
     /// by block and board, and where each row has its worst cell.
     pub fn tables(&self, summaries: &[Summary]) -> String {
         let infeasible = self.results.iter().filter(|r| !r.feasible).count();
@@ -19,7 +22,7 @@ impl Report<'_> {
             self.seeds,
             self.results.len()
         );
-        for group in [ALL, WEAK, AT_TOP, INFEASIBLE] {
+        for group in NAMED {
             for objective in OBJECTIVES {
                 let of = |s: &&Summary| s.group == group && s.objective == objective;
                 let rows: Vec<&Summary> = summaries.iter().filter(of).collect();
@@ -42,7 +45,7 @@ impl Report<'_> {
         let ours = |s: &&Summary| {
             let asked =
                 |r: &super::Row| r.name == s.row && matches!(r.what, What::Policy { asked: true, .. });
-            let apart = [ALL, WEAK, AT_TOP, INFEASIBLE].contains(&s.group.as_str());
+            let apart = NAMED.contains(&s.group.as_str());
             !apart && (s.row == OURS || self.rows.iter().any(asked))
         };
         text + &format!("\nby block and board\n{}\n", narrow(summaries.iter().filter(ours)))
