@@ -166,7 +166,7 @@ fn what_cannot_be_run_is_refused_with_the_rule_and_exit_1() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("x.pgm"), b"P5 1 1 255\n\x01").unwrap();
     let folder = dir.path().to_str().unwrap();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["--folder", folder], "x.pgm: 1 x 1; the network takes 28 x 28"),
         (&["--dataset", folder], "t10k-images-idx3-ubyte.gz: No such file"),
         (&["--serve", "/no/such/folder/s"], "listen at /no/such/folder/s"),
@@ -175,6 +175,7 @@ fn what_cannot_be_run_is_refused_with_the_rule_and_exit_1() {
             "--fixed 30%: mlcad-fmnist has 25%, 50%, 75%, 100%",
         ),
         (&["--serve", &format!("{folder}/t"), "--name", "a b"], "name"),
+        (&["--serve", &format!("{folder}/u"), "--began-ns", "18446744073709551615"], "is in the future"),
     ];
     for (args, rule) in cases {
         let output = runner().args(args).output().unwrap();

@@ -48,8 +48,6 @@ pub struct Run {
     pub accuracy: f64,
     /// The first application's frames by sub-network.
     pub by_subnet: Vec<(String, f64)>,
-    /// Co-runners, million iterations a second.
-    pub co: f64,
 }
 
 /// What became of one policy in one scenario.
@@ -115,7 +113,6 @@ impl Run {
             late: worst("violations")?,
             accuracy: accuracy.iter().sum::<f64>() / accuracy.len().max(1) as f64 * 100.0,
             by_subnet: frames.iter().map(|(name, n)| (name.clone(), n.as_f64().unwrap_or(0.0))).collect(),
-            co: r["co_runners"].as_array().context("co_runners")?.iter().filter_map(Value::as_f64).sum(),
         })
     }
 }

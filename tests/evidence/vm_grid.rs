@@ -17,11 +17,10 @@ const IMAGE_MS: f64 = 20.0;
 /// Accuracies this near are equal, percentage points (as in `tandem eval`).
 const SAME_TOP1: f64 = 0.2;
 
-/// Frames are whole images, so loads are what these make: 60 %, 80 % and 60 % of the clock.
-const STREAMS: [Stream; 3] = [
-    Stream { name: "30Hz-600", rate_hz: 30.0, images: 1.0, hog: false },
-    Stream { name: "20Hz-800", rate_hz: 20.0, images: 2.0, hog: false },
-    Stream { name: "30Hz-600-same-cpu", rate_hz: 30.0, images: 1.0, hog: true },
+/// Frames are whole images, so loads are what these make: 60 % and 80 % of the clock.
+const STREAMS: [Stream; 2] = [
+    Stream { name: "30Hz-600", rate_hz: 30.0, images: 1.0 },
+    Stream { name: "20Hz-800", rate_hz: 20.0, images: 2.0 },
 ];
 
 struct Stream {
@@ -29,8 +28,6 @@ struct Stream {
     rate_hz: f64,
     /// Of a frame.
     images: f64,
-    /// Somebody who wants the same CPU all the time.
-    hog: bool,
 }
 
 impl Stream {
@@ -45,17 +42,12 @@ impl Stream {
             Some(mw) => format!("objective = \"latency\", power-mw = {mw:.0}"),
             None => "objective = \"energy\"".into(),
         };
-        let mut text = format!(
+        format!(
             "about = \"a cell of the grid, made of whole images\"\nlength-s = 24.0\nwarm-up-s = 4.0\n\n[[app]]\n\
              name = \"camera\"\nnetwork = \"{NETWORK}\"\nlargest-ms = {largest:.1}\ncpus = [0]\n\
              frames = {{ kind = \"periodic\", rate-hz = {rate:.1} }}\n\
              targets = [{{ latency-ms = {latency:.3}, top1 = {top1:.2}, {wanted} }}]\n"
-        );
-        if self.hog {
-            text +=
-                "\n[[co-runner]]\nname = \"hungry\"\nfrom-s = 0.0\nto-s = 24.0\nthreads = 1\ncpus = [0]\n";
-        }
-        text
+        )
     }
 }
 
@@ -74,7 +66,6 @@ struct Judged {
     p95: f64,
     /// No more late, within the target, as accurate.
     fair: bool,
-    co: f64,
 }
 
 impl Cell {
@@ -85,7 +76,7 @@ impl Cell {
         let fair = self.ours.meets(self.target_ms)
             && self.ours.median(|r| r.late) <= fixed.median(|r| r.late)
             && top1(&self.ours) >= top1(fixed) - SAME_TOP1;
-        Some(Judged { energy: ratio(|r| r.mw), p95: ratio(|r| r.p95), fair, co: ratio(|r| r.co) })
+        Some(Judged { energy: ratio(|r| r.mw), p95: ratio(|r| r.p95), fair })
     }
 }
 
@@ -128,9 +119,6 @@ pub fn vm_grid() -> anyhow::Result<Vec<Row>> {
             let unfair = if j.fair { "" } else { " (NOT fair: late, or less accurate)" };
             add(&format!("energy{unfair}"), j.energy, "modelled");
             add("p95", j.p95, "measured");
-            if j.co.is_finite() {
-                add("the co-runner's throughput", j.co, "measured");
-            }
         }
     }
     Ok(rows)

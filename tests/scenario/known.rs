@@ -2,6 +2,7 @@
 
 use crate::model;
 use anyhow::{Context as _, ensure};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,17 +14,18 @@ pub struct Known {
     pub profile: PathBuf,
 }
 
-/// Writes the board's file and measures the profile, into `out`.
+/// Writes the board's file and measures the profile, of frames of so many images, into `out`.
 ///
 /// # Errors
 /// The board is not one of `tests/vm/boards`, or `tandem profile` fails.
-pub fn measure(board: &str, out: &Path) -> anyhow::Result<Known> {
+pub fn measure(board: &str, batches: &BTreeSet<usize>, out: &Path) -> anyhow::Result<Known> {
     let path = guest::scripts().join("boards").join(board);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let known = Known { board: out.join("board.toml"), profile: out.join("profile.toml") };
     std::fs::write(&known.board, board_file(board, &text).with_context(|| path.display().to_string())?)?;
+    let batches: Vec<String> = batches.iter().map(usize::to_string).collect();
     let done = Command::new(program("tandem"))
-        .args(["profile", "--noisy", "--run-dir", "/run/tandem", "--batches", "1", "--board"])
+        .args(["profile", "--noisy", "--run-dir", "/run/tandem", "--batches", &batches.join(","), "--board"])
         .arg(&known.board)
         .arg("--model")
         .arg(model())

@@ -17,6 +17,7 @@ mod result;
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser as _;
 use known::Known;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -160,11 +161,13 @@ fn main() -> anyhow::Result<()> {
     }
     let cpus = cpus(&options.cpus)?;
     std::fs::create_dir_all(&options.out)?;
+    let image = image_ms(cpus.last().context("--cpus is empty")?.1)?;
+    let batches = scenarios.iter().flat_map(|s| &s.apps).map(|app| play::batch(app, &image));
+    let batches: BTreeSet<usize> = batches.collect::<anyhow::Result<_>>()?;
     let known = match &options.board {
-        Some(board) => Some(known::measure(board, &options.out)?),
+        Some(board) => Some(known::measure(board, &batches, &options.out)?),
         None => None,
     };
-    let image = image_ms(cpus.last().context("--cpus is empty")?.1)?;
     let mut results = Vec::new();
     for round in 0..options.rounds {
         for (s, (scenario, file)) in scenarios.iter().zip(&options.files).enumerate() {
@@ -242,3 +245,24 @@ fn tuner_params(params: &[(String, String)]) -> String {
 
 /// From the start of the runners to the first frame: all of them must have come up.
 pub const LEAD: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_knows_latencies_and_streams_and_nothing_else_of_what_is_wanted() {
+        let scenario = |name: &str, rate: &str, target: &str| {
+            let text = format!(
+                "about = \"{name}\"\nlength-s = 8.0\nwarm-up-s = 1.0\n[[app]]\nname = \"cam\"\nnetwork = \"mlcad-fmnist\"\n\
+                 frames = {{ kind = \"periodic\", rate-hz = {rate} }}\ntargets = [{{ {target} }}]\n"
+            );
+            Scenario::parse(name, name, &text).unwrap()
+        };
+        let one = scenario("one", "10.0", "latency-ms = 90.0, top1 = 88.0, objective = \"energy\"");
+        let same = scenario("two", "10.0", "latency-ms = 90.0, objective = \"latency\", power-mw = 300");
+        assert!(same_for_a_kernel(&one, &same));
+        assert!(!same_for_a_kernel(&one, &scenario("three", "10.0", "latency-ms = 80.0")));
+        assert!(!same_for_a_kernel(&one, &scenario("four", "20.0", "latency-ms = 90.0")));
+    }
+}

@@ -95,6 +95,13 @@ fn cues(scenario: &Scenario) -> Vec<(Duration, Cue<'_>)> {
     cues
 }
 
+/// Images of a frame, by what an image takes on each sub-network.
+pub fn batch(app: &AppPlan, image_ms: &[f64]) -> anyhow::Result<usize> {
+    let largest = image_ms.last().copied().context("a network has a sub-network")?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some images")]
+    Ok(app.largest.map_or(1, |l| (l.as_ms() / largest).round().max(1.0) as usize))
+}
+
 fn start_runner(
     stage: &Stage<'_>,
     app: &AppPlan,
@@ -112,9 +119,7 @@ fn start_runner(
     }
     let schedule = folder.join("arrivals.txt");
     std::fs::write(&schedule, text)?;
-    let largest = stage.image.last().copied().context("a network has a sub-network")?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some images")]
-    let batch = app.largest.map_or(1, |l| (l.as_ms() / largest).round().max(1.0) as usize);
+    let batch = batch(app, stage.image)?;
     let mut command = Command::new(program("dnn-runner"));
     if let Policy::Kernel { subnet, .. } = stage.policy {
         let cpu = stage.cpus.last().context("--cpus is empty")?.1;

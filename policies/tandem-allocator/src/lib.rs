@@ -18,8 +18,8 @@
 //! to do with that clock. With `others = "serve"` they get at least the OPP that schedutil would give them. A cap that something outside imposes is passed on,
 //! nothing else is capped.
 //!
-//! Parameters: `domain` = name or index (default: chosen), `home` = where to begin if it is chosen (default: the
-//! first that has CPUs, else the first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
+//! Parameters: `domain` = name or index (default: chosen), `home` = where to begin if it is chosen (default: of
+//! those with CPUs the one with the fastest clock, else the first), `cores` = CPUs per application (default 0 = all), `weight-max` (100..=10000, default 400),
 //! `others` = `yield` (default) or `serve`, `power-mw` for all domains together and `thermal-c`, a
 //! temperature for the hottest zone (default: no budget), `idle-permille` of a domain's busy power that it
 //! draws idle (default 80).
@@ -224,7 +224,10 @@ pub struct TandemAllocator {
 impl Allocator for TandemAllocator {
     fn start(board: &Board, apps: &[App], params: &mut Params) -> Result<Self, String> {
         let given = params.index_of("domain", board.domains.iter().map(|d| d.name.as_str()))?;
-        let with_cpus = board.domains.iter().position(|d| !d.cpus.is_empty());
+        let clock = |d: &Domain| d.opps.last().map_or(0, |o| o.freq);
+        // Of nobody is known yet what he needs: the fastest clock. Of equals the first.
+        let with_cpus = board.domains.iter().enumerate().rev().filter(|(_, d)| !d.cpus.is_empty());
+        let with_cpus = with_cpus.max_by_key(|(_, d)| clock(d)).map(|(i, _)| i);
         let home = params.index_of("home", board.domains.iter().map(|d| d.name.as_str()))?;
         let home = given.or(home).or(with_cpus.and_then(|i| u16::try_from(i).ok())).unwrap_or(0);
         let domain = board.domains.get(usize::from(home)).ok_or("board without a domain")?;
@@ -495,6 +498,22 @@ mod tests {
         assert_eq!(policy.decide(&seen).grants[0].unwrap().cores, 3);
         policy.places[0].domain = 1;
         assert_eq!(policy.decide(&seen).grants[0].unwrap().cores, 1);
+    }
+
+    #[test]
+    fn who_has_no_profile_begins_on_the_fastest_clock() {
+        let board = BoardBuilder::new()
+            .hz("gpu", &[3_000_000_000])
+            .khz("little", &[0], &[1_400_000])
+            .khz("big", &[1], &[2_000_000])
+            .khz("other", &[2], &[2_000_000])
+            .build();
+        let domain = |given: &[(&str, &str)]| {
+            let mut policy: TandemAllocator =
+                policy_sdk::start_allocator(&board, &[camera()], params(given)).unwrap();
+            policy.decide(&SnapshotBuilder::new(&board, 1).build()).grants[0].unwrap().domain
+        };
+        assert_eq!((domain(&[]), domain(&[("home", "little")])), (2, 1));
     }
 
     #[test]

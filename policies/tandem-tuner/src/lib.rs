@@ -516,6 +516,8 @@ impl TandemTuner {
         let floor = self.order.iter().rev().find(|s| self.meets_floor(**s));
         let serves =
             self.order.iter().find(|s| last_in_queue(faster(**s)) <= target && self.meets_floor(**s));
+        // Who is below the floor already does not go back to it for a queue.
+        let floor = floor.filter(|s| self.place(**s) >= self.place(point.subnet));
         let subnet = *serves.or(floor).or(self.order.last())?;
         (faster(subnet) != point).then(|| faster(subnet))
     }

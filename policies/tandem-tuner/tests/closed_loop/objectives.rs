@@ -160,3 +160,14 @@ fn a_profile_of_a_faster_machine_is_seen_through() {
     assert_eq!(p.choice.subnet, 2);
     assert!(p.missed(20) <= 50, "{}", p.missed(20));
 }
+
+#[test]
+fn a_queue_at_an_infeasible_floor_is_served_below_it() {
+    // The floor's three quarters take 78 ms, frames come each 60: only below the floor the queue goes.
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Energy, Some(8600), None));
+    p.full_ns = 120 * MS;
+    p.queue.extend([0; 8]);
+    p.run(20);
+    assert!(p.choice.subnet < 2, "{:?}", p.choice);
+    assert!(p.missed(10) <= 50, "{} thousandths, {} waiting", p.missed(10), p.queue.len());
+}
