@@ -88,6 +88,8 @@ pub struct Power {
     told: bool,
     /// What a rail showed, by OPP.
     shown: Vec<Shown>,
+    /// Against what would be predicted without it, thousandths; `None`: not believed yet.
+    own: Vec<Option<u64>>,
     /// Against what would be predicted without it, thousandths, by OPP: its own, or the nearest that has one.
     ratio: Vec<u64>,
 }
@@ -132,8 +134,8 @@ impl Power {
             inverse(domain).iter().map(stand_in).collect()
         };
         let opps = busy_uw.len();
-        let (shown, ratio) = (vec![Shown::default(); opps], vec![1000; opps]);
-        Self { busy_uw, idle_permille: idle_permille.min(1000), told, shown, ratio }
+        let (shown, own, ratio) = (vec![Shown::default(); opps], vec![None; opps], vec![1000; opps]);
+        Self { busy_uw, idle_permille: idle_permille.min(1000), told, shown, own, ratio }
     }
 
     /// Whether it is in real microwatts: by the board, or since a rail was believed.
@@ -143,7 +145,7 @@ impl Power {
 
     /// A rail was believed.
     pub fn learned(&self) -> bool {
-        self.shown.iter().any(|s| s.ratio().is_some())
+        self.own.iter().any(Option::is_some)
     }
 
     /// At an OPP with its CPUs busy for `util` thousandths of the time, uW.
@@ -170,12 +172,22 @@ impl Power {
         if sum.time_ns > Shown::LONG_NS {
             (sum.shown, sum.predicted, sum.time_ns) = (sum.shown / 2, sum.predicted / 2, sum.time_ns / 2);
         }
-        if sum.ratio().is_none() {
-            return;
-        }
-        for (i, ratio) in self.ratio.iter_mut().enumerate() {
-            let known = self.shown.iter().enumerate().filter_map(|(j, s)| Some((j.abs_diff(i), s.ratio()?)));
-            *ratio = known.min_by_key(|(away, _)| *away).map_or(1000, |(_, r)| r);
+        let Some(own) = sum.ratio() else { return };
+        self.own[usize::from(opp)] = Some(own);
+        // Once a tick: of two known ones the nearer, the lower of equals, in one pass.
+        let from = |i: usize| (i..self.own.len()).find(|j| self.own[*j].is_some());
+        let (mut below, mut above) = (None, from(0));
+        for i in 0..self.own.len() {
+            if above.is_some_and(|a| a <= i) {
+                (below, above) = (above, from(i + 1));
+            }
+            let nearest = match (below, above) {
+                (Some(b), Some(a)) if a - i < i - b => a,
+                (Some(b), _) => b,
+                (None, Some(a)) => a,
+                (None, None) => continue,
+            };
+            self.ratio[i] = self.own[nearest].unwrap_or(1000);
         }
     }
 }

@@ -10,15 +10,15 @@ const HUNGRY: u64 = 200;
 /// Head-room of schedutil's rule: `1.25 * f_top * util`.
 const HEAD_ROOM: (u64, u64) = (5, 4);
 
-/// A share of time, from the first window on; both sums are halved when the time grows long.
+/// The mean share of time, from the first window on; both sums are halved when the time grows long.
 #[derive(Clone, Copy, Debug, Default)]
-struct Share {
+struct Mean {
     /// Thousandths of ns.
     part: u64,
     time_ns: u64,
 }
 
-impl Share {
+impl Mean {
     const LONG_NS: u64 = 2_000_000_000;
 
     fn add(&mut self, thousandths: u64, window_ns: u64) {
@@ -38,9 +38,9 @@ impl Share {
 #[derive(Debug)]
 pub struct Others {
     /// CPU numbers, and how busy each is, whoever runs there.
-    cpus: Vec<(usize, Share)>,
+    cpus: Vec<(usize, Mean)>,
     /// CPU time of the applications there.
-    apps: Share,
+    apps: Mean,
     /// `f_top / f` in thousandths, by OPP.
     inverse: Vec<u64>,
     opp: u16,
@@ -49,16 +49,16 @@ pub struct Others {
 impl Others {
     /// Nobody, until somebody is seen.
     pub fn new(domain: &Domain) -> Self {
-        let cpus = domain.cpus.iter().map(|c| (*c as usize, Share::default())).collect();
-        Self { cpus, apps: Share::default(), inverse: inverse(domain), opp: domain.top() }
+        let cpus = domain.cpus.iter().map(|c| (*c as usize, Mean::default())).collect();
+        Self { cpus, apps: Mean::default(), inverse: inverse(domain), opp: domain.top() }
     }
 
     /// Folds a window in; `apps_ns`: CPU time of the applications on this domain.
     pub fn observe(&mut self, cpus: &[CpuSample], apps_ns: u64, opp: Option<u16>, window_ns: u64) {
         self.opp = opp.unwrap_or(self.opp);
-        for (cpu, share) in &mut self.cpus {
+        for (cpu, mean) in &mut self.cpus {
             if let Some(busy) = cpus.get(*cpu).and_then(|c| c.busy) {
-                share.add(u64::from(busy) * 1000 / 1024, window_ns);
+                mean.add(u64::from(busy) * 1000 / 1024, window_ns);
             }
         }
         self.apps.add(mul_div(apps_ns, 1000, window_ns), window_ns);
@@ -70,7 +70,7 @@ impl Others {
 
     /// How busy the domain's CPUs are, applications included, thousandths of one CPU.
     pub fn all(&self) -> u64 {
-        self.cpus.iter().map(|(_, share)| share.thousandths()).sum()
+        self.cpus.iter().map(|(_, mean)| mean.thousandths()).sum()
     }
 
     fn seen(&self) -> u64 {
@@ -80,7 +80,7 @@ impl Others {
     /// CPUs that somebody keeps busy at any clock.
     pub fn full(&self) -> u64 {
         let seen = self.seen();
-        let full = self.cpus.iter().filter(|(_, share)| share.thousandths() >= FULL).count() as u64;
+        let full = self.cpus.iter().filter(|(_, mean)| mean.thousandths() >= FULL).count() as u64;
         if seen < HUNGRY { 0 } else { full.min(seen.div_ceil(1000)) }
     }
 
@@ -98,7 +98,7 @@ impl Others {
             return range.hi;
         }
         let busiest =
-            self.cpus.iter().map(|(_, share)| share.thousandths()).max().unwrap_or(0).min(self.seen());
+            self.cpus.iter().map(|(_, mean)| mean.thousandths()).max().unwrap_or(0).min(self.seen());
         let wants = busiest * HEAD_ROOM.0 / HEAD_ROOM.1;
         let serves = |opp: &u16| wants * self.slowness(*opp) / self.slowness(self.opp).max(1) <= 1000;
         (range.lo..range.hi).find(serves).unwrap_or(range.hi)

@@ -38,12 +38,14 @@
 mod choose;
 mod failures;
 mod model;
+mod settings;
 mod window;
 
 use failures::Failures;
 use model::Model;
 use policy_sdk::predict::{Arrivals, IDLE_PERMILLE, Power, mul_div};
 use policy_sdk::{App, Binds, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View, log};
+use settings::{Knobs, Threads, order};
 use window::{Sample, Window};
 
 /// A free move wants the predicted 95th percentile below this share of the target, thousandths.
@@ -81,40 +83,6 @@ const SAY_NS: u64 = 1_000_000_000;
 struct Point {
     subnet: u16,
     opp: u16,
-}
-
-/// Which settings are the tuner's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Knobs {
-    Both,
-    Dnn,
-    Dvfs,
-}
-
-impl std::str::FromStr for Knobs {
-    type Err = ();
-    fn from_str(word: &str) -> Result<Self, ()> {
-        match word {
-            "both" => Ok(Self::Both),
-            "dnn" => Ok(Self::Dnn),
-            "dvfs" => Ok(Self::Dvfs),
-            _ => Err(()),
-        }
-    }
-}
-
-/// Threads of one inference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Threads {
-    Fixed(u8),
-    Auto,
-}
-
-impl std::str::FromStr for Threads {
-    type Err = ();
-    fn from_str(word: &str) -> Result<Self, ()> {
-        if word == "auto" { Ok(Self::Auto) } else { word.parse().map(Self::Fixed).map_err(|_| ()) }
-    }
 }
 
 /// A free move whose effect is not known yet.
@@ -193,21 +161,6 @@ pub struct TandemTuner {
     said_ns: u64,
     /// Nothing has finished yet.
     cold: bool,
-}
-
-/// The sub-networks that are not both dearer and no more accurate than another.
-fn order(app: &App) -> Result<Vec<u16>, String> {
-    let mut all: Vec<usize> = (0..app.subnets.len()).collect();
-    all.sort_by_key(|i| (std::cmp::Reverse(app.subnets[*i].top1), app.subnets[*i].macs));
-    let mut kept: Vec<u16> = vec![];
-    let mut cheapest = u64::MAX;
-    for i in all {
-        if app.subnets[i].macs < cheapest {
-            cheapest = app.subnets[i].macs;
-            kept.push(u16::try_from(i).map_err(|_| "more sub-networks than an index can name")?);
-        }
-    }
-    if kept.is_empty() { Err("application without a sub-network".into()) } else { Ok(kept) }
 }
 
 impl Tuner for TandemTuner {
