@@ -103,7 +103,7 @@ fn table(results: &[serde_json::Value]) -> String {
         let worst = |what: &str| apps().filter_map(|a| a[what].as_f64()).fold(f64::NAN, f64::max);
         let right: Vec<f64> = apps().filter_map(|a| a["accuracy"].as_f64()).collect();
         let sum = |v: &serde_json::Value| {
-            v.as_array().into_iter().flatten().filter_map(|n| n.as_f64()).sum::<f64>()
+            v.as_array().into_iter().flatten().filter_map(|n| n.as_f64()).fold(0.0, |a, b| a + b)
         };
         let mw = sum(&r["host"]["domains_mj"]) / r["host"]["seconds"].as_f64().unwrap_or(f64::NAN);
         table.add_row([
