@@ -1,6 +1,7 @@
 //! `evidence NAME`: measures what we claim under that name and writes `target/evidence/NAME.json`;
 //! `evidence docs` writes `docs/evidence.md` from those files. A missed goal is a figure, not a failure.
 
+mod charts;
 mod docs;
 mod eval;
 mod governors;

@@ -1,5 +1,6 @@
 //! The kernel's thermal capping in the VM and the simulator's, the same board and heat, side by side.
 
+use crate::charts::{Area, labels, panel};
 use crate::{Row, row};
 use anyhow::Context as _;
 use plotters::prelude::*;
@@ -108,18 +109,12 @@ fn plot(vm: &Line, sim: &Line, path: &Path) -> anyhow::Result<()> {
     area.fill(&WHITE)?;
     let (upper, lower) = area.split_vertically(320);
     let end = f64::from(BUSY);
-    let panel = |area: &DrawingArea<_, _>,
-                 title: &str,
-                 range: std::ops::Range<f64>,
-                 pick: fn(&(f64, f64, f64)) -> f64|
+    let both = |area: &Area<'_>,
+                title: &str,
+                range: std::ops::Range<f64>,
+                pick: fn(&(f64, f64, f64)) -> f64|
      -> anyhow::Result<()> {
-        let mut chart = ChartBuilder::on(area)
-            .margin(12)
-            .x_label_area_size(28)
-            .y_label_area_size(60)
-            .caption(title, ("sans-serif", 18))
-            .build_cartesian_2d(0.0..end, range)?;
-        chart.configure_mesh().x_desc("s since all CPUs are busy").draw()?;
+        let mut chart = panel(area, title, range, end, "s since all CPUs are busy")?;
         for (line, name, colour) in [(vm, "VM: the kernel's step_wise", RED), (sim, "simulator", BLUE)] {
             chart
                 .draw_series(LineSeries::new(
@@ -129,21 +124,15 @@ fn plot(vm: &Line, sim: &Line, path: &Path) -> anyhow::Result<()> {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .border_style(BLACK)
-            .background_style(WHITE)
-            .draw()?;
-        Ok(())
+        labels(&mut chart)
     };
-    panel(
+    both(
         &upper,
         "temperature of the zone, C (modelled by the VM's host and by the simulator)",
         40.0..90.0,
         |p| p.1,
     )?;
-    panel(&lower, "clock of the big domain, MHz", 0.0..2200.0, |p| p.2)?;
+    both(&lower, "clock of the big domain, MHz", 0.0..2200.0, |p| p.2)?;
     area.present()?;
     Ok(())
 }

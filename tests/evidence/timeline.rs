@@ -1,8 +1,8 @@
 //! The time line of Dynamic-OFA's Fig. 7 under our manager, in the simulator, beside what the figure shows.
 
+use crate::charts::{Area, Chart, labels, panel};
 use crate::{Row, row};
 use anyhow::Context as _;
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
 use tandem::sim::model::{Model, mhz};
@@ -52,45 +52,15 @@ fn frames(trace: &Trace, scenario: &Scenario) -> Vec<[f64; 3]> {
     trace.book.frames.iter().filter(|f| f.app == 0).map(of).collect()
 }
 
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-
-fn panel<'a>(
+fn with_second_job<'a>(
     area: &Area<'a>,
     title: &str,
     range: std::ops::Range<f64>,
     end: f64,
-) -> anyhow::Result<
-    ChartContext<
-        'a,
-        BitMapBackend<'a>,
-        Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
-    >,
-> {
-    let mut chart = ChartBuilder::on(area)
-        .margin(12)
-        .x_label_area_size(28)
-        .y_label_area_size(60)
-        .caption(title, ("sans-serif", 18))
-        .build_cartesian_2d(0.0..end, range)?;
-    chart.configure_mesh().x_desc("s").draw()?;
+) -> anyhow::Result<Chart<'a>> {
+    let mut chart = panel(area, title, range, end, "s")?;
     chart.draw_series([PathElement::new([(SECOND_JOB, 0.0), (SECOND_JOB, 2000.0)], BLACK.mix(0.5))])?;
     Ok(chart)
-}
-
-fn labels<'a>(
-    chart: &mut ChartContext<
-        'a,
-        BitMapBackend<'a>,
-        Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
-    >,
-) -> anyhow::Result<()> {
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .border_style(BLACK)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
-    Ok(())
 }
 
 fn plot(trace: &Trace, model: &Model, scenario: &Scenario, path: &Path) -> anyhow::Result<()> {
@@ -103,7 +73,8 @@ fn plot(trace: &Trace, model: &Model, scenario: &Scenario, path: &Path) -> anyho
     let key =
         |colour: RGBColor| move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(3));
 
-    let mut chart = panel(&parts[0], "latency, ms; the second job begins at 2.5 s", 0.0..80.0, end)?;
+    let mut chart =
+        with_second_job(&parts[0], "latency, ms; the second job begins at 2.5 s", 0.0..80.0, end)?;
     let bands = FIGURE.iter().enumerate();
     let bands =
         bands.map(|(k, s)| Rectangle::new([(s.from, s.ms[0]), (until(k), s.ms[1])], RED.mix(0.35).filled()));
@@ -116,7 +87,7 @@ fn plot(trace: &Trace, model: &Model, scenario: &Scenario, path: &Path) -> anyho
         .legend(key(BLACK));
     labels(&mut chart)?;
 
-    let mut chart = panel(&parts[1], "top-1 of the sub-network, %", 73.5..79.5, end)?;
+    let mut chart = with_second_job(&parts[1], "top-1 of the sub-network, %", 73.5..79.5, end)?;
     let lines = FIGURE.iter().enumerate();
     let lines = lines.flat_map(|(k, s)| [(s.from, s.top1), (until(k), s.top1)]);
     chart
@@ -133,7 +104,8 @@ fn plot(trace: &Trace, model: &Model, scenario: &Scenario, path: &Path) -> anyho
     let next = |i: usize| moved.get(i + 1).map_or(end, |m| m.at.as_secs());
     let steps =
         moved.iter().enumerate().flat_map(|(i, m)| [(m.at.as_secs(), clock(m.opp)), (next(i), clock(m.opp))]);
-    let mut chart = panel(&parts[2], "GPU clock, MHz (the figure does not tell its own)", 0.0..1200.0, end)?;
+    let mut chart =
+        with_second_job(&parts[2], "GPU clock, MHz (the figure does not tell its own)", 0.0..1200.0, end)?;
     chart
         .draw_series(LineSeries::new(steps, BLUE.stroke_width(3)))?
         .label("our manager, modelled")
