@@ -83,11 +83,9 @@ impl TandemTuner {
     /// Predicted mean power of the granted domain there, uW.
     fn power_uw(&self, p: Point, median: u64) -> u64 {
         let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64;
-        // A device serves nobody else.
-        let others = if cpus == 0 { 0 } else { self.others.min(cpus * 1000) };
         // What it waits for a CPU it does not spend.
         let own = self.busy(p, median).min(1000) * (1_000_000 - self.waits.min(1_000_000)) / 1_000_000;
-        let util = (own + others) / cpus.max(1);
+        let util = (own + self.others) / cpus.max(1);
         self.power.mean_uw(p.opp, util)
     }
 

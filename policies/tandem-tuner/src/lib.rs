@@ -129,7 +129,7 @@ pub struct TandemTuner {
 
     model: Model,
     power: Power,
-    /// CPU time of others, thousandths of a CPU.
+    /// CPU time of others on the granted domain, thousandths of a CPU.
     others: u64,
     /// mW; the grant's or the target's, whichever is less.
     budget_mw: Option<u32>,
@@ -271,6 +271,7 @@ impl TandemTuner {
             }
             self.model.granted(self.domain, domain, self.threads);
             self.power = Power::of(domain, self.idle_permille);
+            self.others = 0;
             self.window = Window::new();
             self.trial = None;
             self.sprint = None;
@@ -286,10 +287,10 @@ impl TandemTuner {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        if let Some(run) = seen.other.run_ns {
-            let now = mul_div(run, 1000, seen.window_ns);
+        if let Some(busy) = self.busy_cpus(seen) {
+            let own = mul_div(seen.app.run_ns.unwrap_or(0), 1000, seen.window_ns);
             // Forgets over some 32 ticks.
-            self.others = (self.others * 31 + now.min(64_000)) / 32;
+            self.others = (self.others * 31 + busy.saturating_sub(own)) / 32;
         }
         if let Some(point) = &mut self.point {
             point.opp = point.opp.clamp(self.range.lo, hi);
@@ -370,6 +371,15 @@ impl TandemTuner {
         }
     }
 
+    /// How busy the granted domain's CPUs were, thousandths of one CPU. Who runs where is not told: all of the machine's
+    /// load, and no more than the domain's busiest CPU leaves possible.
+    fn busy_cpus(&self, seen: &View) -> Option<u64> {
+        let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64 * 1000;
+        let possible = seen.domain.util.map_or(cpus, |util| cpus * u64::from(util.min(1024)) / 1024);
+        let run = seen.app.run_ns.zip(seen.other.run_ns).map(|(own, others)| own.saturating_add(others))?;
+        Some(mul_div(run, 1000, seen.window_ns).min(possible))
+    }
+
     /// A rail of the granted domain corrects what its OPPs are believed to draw.
     fn watch_power(&mut self, seen: &View) {
         let Some(mw) = seen.domain.power_mw.filter(|_| self.learns && seen.domain.opp.is_some()) else {
@@ -383,8 +393,7 @@ impl TandemTuner {
         let util = if cpus == 0 {
             seen.domain.util.map(|u| u64::from(u) * 1000 / 1024)
         } else {
-            let run = seen.app.run_ns.zip(seen.other.run_ns).map(|(own, others)| own.saturating_add(others));
-            run.map(|ns| mul_div(ns, 1000, seen.window_ns) / cpus)
+            self.busy_cpus(seen).map(|busy| busy / cpus)
         };
         if let Some(util) = util {
             self.power.learn(self.opp, util, mw, seen.window_ns);

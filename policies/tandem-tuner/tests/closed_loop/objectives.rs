@@ -75,6 +75,14 @@ fn latency_first_is_as_fast_as_its_budget_allows() {
 }
 
 #[test]
+fn who_runs_on_no_cpu_of_the_domain_spends_nothing_of_its_budget() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Latency, Some(8900), Some(1000)));
+    p.elsewhere_ns = 8 * MS;
+    p.run(20);
+    assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(2)), "0.86 W there");
+}
+
+#[test]
 fn a_budget_costs_accuracy_first_its_accuracy_and_no_more_than_needed() {
     let mut p = Plant::new(powered(CONVEX), wanting(Objective::Accuracy, None, Some(400)));
     p.run(20);

@@ -67,6 +67,8 @@ pub struct Plant {
     /// With an allocator the contention follows from the weight it gives, while a co-runner runs.
     pub allocator: Option<TandemAllocator>,
     pub co_runner: bool,
+    /// CPU time of others in each tick, on no CPU of the domain, ns.
+    pub elsewhere_ns: u64,
     pub weight: u16,
 
     pub now: u64,
@@ -101,6 +103,7 @@ impl Plant {
             runq_known: true,
             allocator: None,
             co_runner: false,
+            elsewhere_ns: 0,
             weight: 100,
             now: 0,
             tick: 0,
@@ -188,8 +191,15 @@ impl Plant {
                 finished: finished.clone(),
                 finished_more: 0,
             },
-            domain: DomainSample { opp: self.has_clock.then_some(self.opp), ..DomainSample::default() },
-            other: OtherSample::default(),
+            domain: DomainSample {
+                opp: self.has_clock.then_some(self.opp),
+                util: self.runq_known.then_some(u16::try_from(run * 1024 / TICK).unwrap()),
+                ..DomainSample::default()
+            },
+            other: OtherSample {
+                run_ns: self.runq_known.then_some(self.elsewhere_ns),
+                ..OtherSample::default()
+            },
             grant: Grant::whole(0, self.app.target),
         };
         if let Some(allocator) = &mut self.allocator {
