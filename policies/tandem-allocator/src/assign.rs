@@ -17,10 +17,11 @@ use super::others::Others;
 use policy_sdk::predict::{Arrivals, Power, mul_div, times};
 use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo, Snapshot};
 
-/// A target is planned to this share, thousandths: medians are predicted, 95th percentiles are wanted.
-const MARGIN: u64 = 900;
-/// Utilisation of a CPU that may be planned for, thousandths.
-const BUSY_MAX: u64 = 900;
+/// To which share of the target a service time is planned, and how busy a CPU, thousandths: medians are predicted, 95th
+/// percentiles are wanted.
+const PLANNED: Margins = Margins { latency: 900, busy: 900 };
+/// The same where the accuracy floor would be given up otherwise.
+const JUST_SO: Margins = Margins { latency: 960, busy: 960 };
 /// Placements are weighed this often.
 const REVIEW_NS: u64 = 250_000_000;
 /// A move must leave at most this much of the power that applications cause, thousandths ...
@@ -37,6 +38,13 @@ const FADE_EVERY_NS: u64 = 1_000_000_000;
 const BIAS: std::ops::RangeInclusive<u64> = 250..=8000;
 /// Placements are found by trying one application at a time, so often.
 const ROUNDS: usize = 2;
+
+/// Thousandths.
+#[derive(Clone, Copy, Debug)]
+struct Margins {
+    latency: u64,
+    busy: u64,
+}
 
 /// One application.
 #[derive(Debug)]
@@ -335,34 +343,36 @@ impl Assigner {
         // Others are counted as if they were served: no placement is good because it slows them.
         let opp = needs.iter().map(|(_, n)| n.opp).fold(others.opp(range), u16::max);
         let busy: u64 = needs.iter().map(|(i, n)| apps[*i].busy(d, n.subnet, opp)).sum();
-        let over = busy > BUSY_MAX * self.domains[d].cpus.len().max(1) as u64;
+        let over = here.len() > 1 && busy > PLANNED.busy * cpus as u64;
         let needs = needs.into_iter().map(|(i, n)| (i, Need { holds: n.holds && !over, ..n })).collect();
         (needs, opp)
     }
 
     fn need(&self, app: &Candidate, d: usize, range: OppRange, slowed: u64) -> Need {
-        let holds = |subnet: usize, opp: u16| {
-            let ns = app.service(d, subnet, opp).saturating_mul(slowed);
-            app.target.latency_ns.is_none_or(|t| ns <= t / 1000 * MARGIN)
-                && app.busy(d, subnet, opp) <= BUSY_MAX
+        let lowest = |subnet: usize, m: Margins| {
+            (range.lo..=range.hi).find(|opp| {
+                let ns = app.service(d, subnet, *opp).saturating_mul(slowed);
+                app.target.latency_ns.is_none_or(|t| ns <= t / 1000 * m.latency)
+                    && app.busy(d, subnet, *opp) <= m.busy
+            })
         };
-        let lowest = |subnet: usize| (range.lo..=range.hi).find(|opp| holds(subnet, *opp));
         let mut order: Vec<usize> = (0..app.top1.len()).collect();
         order.sort_by_key(|s| (app.times[d][*s].last().copied(), std::cmp::Reverse(app.top1[*s])));
         let above: Vec<usize> = order.iter().copied().filter(|s| app.meets_floor(*s)).collect();
-        let first = |list: &[usize]| list.iter().find_map(|s| Some((*s, lowest(*s)?)));
-        let last = |list: &[usize]| list.iter().rev().find_map(|s| Some((*s, lowest(*s)?)));
-        let found = match app.target.objective {
-            Objective::Accuracy => last(&above),
-            Objective::Energy | Objective::Latency => first(&above),
+        let at = |s: &usize, m: Margins| Some((*s, lowest(*s, m)?));
+        let last = |list: &[usize], m: Margins| list.iter().rev().find_map(|s| at(s, m));
+        let at_floor = |m: Margins| match app.target.objective {
+            Objective::Accuracy => last(&above, m),
+            Objective::Energy | Objective::Latency => above.iter().find_map(|s| at(s, m)),
         };
+        let found = at_floor(PLANNED).or_else(|| at_floor(JUST_SO));
         match found {
             Some((subnet, _)) if app.target.objective == Objective::Latency => {
                 Need { subnet, opp: self.fastest(app, d, subnet, range), holds: true }
             }
             Some((subnet, opp)) => Need { subnet, opp, holds: true },
             None => {
-                let (subnet, opp) = last(&order).unwrap_or((order[0], range.hi));
+                let (subnet, opp) = last(&order, PLANNED).unwrap_or((order[0], range.hi));
                 Need { subnet, opp, holds: false }
             }
         }
