@@ -38,13 +38,15 @@ fuzz:
 models:
 	python3 dnn-runner/models/efficientnet_lite.py
 
-demo: all
-	./setup.sh demo
 ifdef VM
-	./setup.sh vm
+# One build: the scenarios' player shares its libraries with the agent.
+demo: policies
+	./setup.sh demo vm
 	$(CARGO) build --release --locked --workspace --bins
 	tests/vm/demo.sh
 else
+demo: all
+	./setup.sh demo
 	target/release/tandem demo
 endif
 

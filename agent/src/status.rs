@@ -149,6 +149,9 @@ pub struct AppStatus {
     pub subnets: Vec<(String, f64, u64)>,
     /// What became of its profile: `40 points`, or why it was refused; `null` without one.
     pub profile: Option<String>,
+    /// The domain it was given.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// CPU share, cgroup v2 scale.
     pub weight: Option<u16>,
     /// What it was told to run.
@@ -303,6 +306,7 @@ fn app(runner: &Runner, sample: &AppSample, governor: &Governor, board: &Board) 
             .map(|(s, n)| (s.name.clone(), percent(s.top1), *n))
             .collect(),
         profile: runner.profile.clone(),
+        domain: told.and_then(|t| board.domains.get(usize::from(t.0.domain.0))).map(|d| d.name.clone()),
         weight: told.map(|t| t.0.weight),
         told_subnet: told.and_then(|t| subnet(t.1.subnet)).map(|s| s.name.clone()),
         binds: binds(runner, sample, governor, board).into(),
@@ -420,6 +424,15 @@ impl fmt::Display for Status {
                 a.dropped,
                 a.violations,
                 a.binds
+            )?;
+            writeln!(
+                f,
+                "         {:<12} {} first, floor {} %, budget {} mW; on {}",
+                "",
+                a.objective.word(),
+                or_dash(a.top1_floor),
+                or_dash(a.power_budget_mw),
+                or_dash(a.domain.as_ref())
             )?;
             writeln!(
                 f,

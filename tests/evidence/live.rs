@@ -21,7 +21,8 @@ pub fn demo() -> anyhow::Result<Vec<Row>> {
         rows.push(row(&format!("{label}: violations"), value("violations")? * 100.0, "%", frames));
         rows.push(row(&format!("{label}: p50 latency"), value("p50_ms")?, "ms", frames));
         rows.push(row(&format!("{label}: p95 latency"), value("p95_ms")?, "ms", frames));
-        rows.push(row(&format!("{label}: accuracy"), value("accuracy")? * 100.0, "%", frames).higher());
+        rows.push(row(&format!("{label}: accuracy"), value("top1_pct")?, "%", frames).higher());
+        rows.push(row(&format!("{label}: right answers"), value("right")? * 100.0, "%", frames).higher());
         rows.push(row(&format!("{label}: CPU of the runner"), value("runner_cpu")?, "s", 1));
     }
     Ok(rows)

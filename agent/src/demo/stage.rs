@@ -5,7 +5,7 @@ use super::plot::Frame;
 use super::profile;
 use crate::control::{Answer, Command, ask};
 use crate::run::now;
-use crate::status::{AppStatus, Status};
+use crate::status::{AppStatus, DomainStatus, Status};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::io::{IsTerminal, Write};
@@ -53,8 +53,10 @@ pub struct Chosen {
     pub objective: String,
     /// The sub-network.
     pub subnet: String,
-    /// The domain's OPP.
+    /// The OPP of its domain, kHz or thousandths of CPU time.
     pub opp: String,
+    /// That domain.
+    pub domain: String,
     /// Its weight.
     pub weight: String,
     /// What binds, in its tuner's words.
@@ -270,7 +272,9 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(200).min(length.saturating_sub(start.elapsed())));
             let (status, app) = self.status()?;
             let t = self.seconds();
-            let domain = status.domains.first().context("a board has a domain")?;
+            let its = |d: &&DomainStatus| Some(&d.name) == app.domain.as_ref();
+            let domain = status.domains.iter().find(its).or(status.domains.first());
+            let domain = domain.context("a board has a domain")?;
             if let Some(weight) = app.weight {
                 self.weight.push((t, f64::from(weight)));
             }
@@ -281,6 +285,7 @@ impl Stage {
                 objective: app.objective.word().into(),
                 subnet: app.subnet.clone().unwrap_or_else(|| "-".into()),
                 opp: domain.freq.clone().unwrap_or_else(|| "-".into()),
+                domain: domain.name.clone(),
                 weight: app.weight.map_or_else(|| "-".into(), |w| w.to_string()),
                 binds: app.binds.clone(),
             };
