@@ -48,6 +48,8 @@ pub struct Run {
     pub accuracy: f64,
     /// The first application's frames by sub-network.
     pub by_subnet: Vec<(String, f64)>,
+    /// What co-runners got done, million iterations a second.
+    pub co_runners: f64,
 }
 
 /// What became of one policy in one scenario.
@@ -112,6 +114,7 @@ impl Run {
             p99: worst("p99_ms")?,
             late: worst("violations")?,
             accuracy: accuracy.iter().sum::<f64>() / accuracy.len().max(1) as f64 * 100.0,
+            co_runners: r["co_runners"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum(),
             by_subnet: frames.iter().map(|(name, n)| (name.clone(), n.as_f64().unwrap_or(0.0))).collect(),
         })
     }
