@@ -42,7 +42,7 @@ impl Stream {
     fn scenario(&self, top1: f64, budget_mw: Option<f64>) -> String {
         let (rate, largest, latency) = (self.rate_hz, self.images * IMAGE_MS, self.target_ms());
         let wanted = match budget_mw {
-            Some(mw) => format!("objective = \"latency\", power-mw = {mw:.0}"),
+            Some(mw) => format!("objective = \"latency\", power-mw = {:.0}", mw.ceil()),
             None => "objective = \"energy\"".into(),
         };
         let co_runner = match self.co_runner {

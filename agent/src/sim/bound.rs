@@ -1,7 +1,6 @@
-//! How little energy a scenario could have cost: two lower bounds that managers are measured by.
+//! How little energy a scenario could have cost: the bound of constant points, by which managers are measured.
 //!
-//! **Constant points** ([`lower_bound`]). Time is cut wherever a target, a co-runner, a cap or the air changes. Within each
-//! interval the machine stands at one [`Point`] (a sub-network per application, an OPP per domain, applications where they
+//! Time is cut wherever a target, a co-runner, a cap or the air changes. Within each interval the machine stands at one [`Point`] (a sub-network per application, an OPP per domain, applications where they
 //! are or on another CPU domain, their shares as large as they can be); which, is found by trying them on the simulated
 //! machine itself, with its true frame times. Between intervals everything may change at no cost. The least energy of a
 //! feasible point, summed over the intervals, is the bound. *Feasible*: in that interval every application has its 95th
@@ -24,22 +23,18 @@
 //! - sub-networks, where the floor lies between two published points and is held by the mean: half of the energy on a board of
 //!   two OPPs.
 //!
-//! **Whatever is mixed** ([`floor`]). A relaxation that no run at all can undercut, not even one with another clock every
-//! microsecond. It is lower than the first by what such a one would gain, so a distance to it is not all loss.
+//! What no run can undercut, whatever it mixes, is in `bound/tests/relax.rs`: a relaxation that the tests hold the simulator and
+//! this bound to.
 
 mod cut;
-mod relax;
 mod span;
-
-pub use relax::{Given, floor};
 
 use super::machine::{Point, Unfit};
 use super::model::Model;
 use super::scenario::{Happening, Scenario};
 use crate::policy::Slo;
-use crate::units::Nanos;
+use crate::units::{DomainId, Nanos};
 use cut::{Cut, Cutter};
-use relax::ratio;
 use serde::Serialize;
 use span::Span;
 use std::cell::{OnceCell, RefCell};
@@ -271,7 +266,7 @@ impl<'a> Search<'a> {
         Ok(Self {
             cutter: Cutter::new(model, scenario),
             homes,
-            idle: relax::idle_opps(model),
+            idle: idle_opps(model),
             power: model.board.ids().map(|(id, _)| model.busy_power(id)).collect(),
             slow: model.board.ids().map(|(id, _)| model.slowness(id)).collect(),
             work: (0..scenario.apps.len()).map(work).collect::<Result<_, _>>()?,
@@ -384,6 +379,20 @@ fn product(lists: &[Vec<usize>]) -> Vec<Vec<usize>> {
         let with = |head: &Vec<usize>| list.iter().map(|i| [&head[..], &[*i]].concat()).collect::<Vec<_>>();
         all.iter().flat_map(with).collect()
     })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "frames and CPUs are counted in thousands")]
+fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64
+}
+
+/// The OPPs of a domain that draw least, where nobody runs.
+fn idle_opps(model: &Model) -> Vec<usize> {
+    let least = |id: DomainId| {
+        let row = &model.busy_power(id)[0];
+        (0..row.len()).min_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap_or(0)
+    };
+    model.board.ids().map(|(id, _)| least(id)).collect()
 }
 
 #[cfg(test)]

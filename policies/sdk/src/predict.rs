@@ -48,33 +48,36 @@ fn interpolate(known: &[(usize, u64)], inverse: &[u64]) -> Vec<u64> {
 /// Arrivals, and the time over which they were counted: both halved when that grows long.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrivals {
+    /// Thousandths, so that halving a few loses nothing.
     count: u64,
     time_ns: u64,
+    age_ns: u64,
 }
 
 impl Arrivals {
     const LONG_NS: u64 = 4_000_000_000;
     const KNOWN_NS: u64 = 1_000_000_000;
-    const KNOWN_MIN: u64 = 3;
+    const KNOWN_MIN: u64 = 3000;
 
     /// Folds a window in.
     pub fn add(&mut self, arrived: u32, window_ns: u64) {
-        self.count = self.count.saturating_add(u64::from(arrived));
+        self.count = self.count.saturating_add(u64::from(arrived) * 1000);
         self.time_ns = self.time_ns.saturating_add(window_ns);
+        self.age_ns = self.age_ns.saturating_add(window_ns);
         if self.time_ns > Self::LONG_NS {
             self.count /= 2;
             self.time_ns /= 2;
         }
     }
 
-    /// Whether a second and three arrivals were seen.
+    /// Whether a second and three arrivals were seen, or so long that fewer are the rate.
     pub fn known(&self) -> bool {
-        self.time_ns >= Self::KNOWN_NS && self.count >= Self::KNOWN_MIN
+        self.age_ns >= Self::LONG_NS || (self.age_ns >= Self::KNOWN_NS && self.count >= Self::KNOWN_MIN)
     }
 
     /// Utilisation of a server that takes `service_ns` for each, thousandths.
     pub fn busy(&self, service_ns: u64) -> u64 {
-        (service_ns / 1000).saturating_mul(self.count).saturating_mul(1000) / (self.time_ns / 1000).max(1)
+        (service_ns / 1000).saturating_mul(self.count) / (self.time_ns / 1000).max(1)
     }
 }
 
@@ -210,6 +213,20 @@ mod tests {
             arrivals.add(0, 10_000_000);
         }
         assert!(arrivals.busy(15_000_000) < 20, "{arrivals:?}");
+    }
+
+    #[test]
+    fn one_a_second_is_known_from_the_third_on_and_for_good() {
+        let mut arrivals = Arrivals::default();
+        for window in 0..3000 {
+            arrivals.add(u32::from(window % 100 == 0), 10_000_000);
+            assert_eq!(arrivals.known(), window >= 200, "{window}");
+        }
+        assert!(arrivals.busy(300_000_000).abs_diff(300) < 80, "{arrivals:?}");
+        // Who never runs anything is known for that.
+        let mut idle = Arrivals::default();
+        (0..400).for_each(|_| idle.add(0, 10_000_000));
+        assert!(idle.known() && idle.busy(300_000_000) == 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use policy_sdk::{App, AppSample, Domain, Objective, OppRange, Slo, Snapshot};
 
 /// To which share of the target a service time is planned, and how busy a CPU, thousandths: medians are predicted, 95th
 /// percentiles are wanted.
-const PLANNED: Margins = Margins { latency: 900, busy: 900 };
+const PLANNED: Margins = Margins { latency: 900, busy: 920 };
 /// The same where the accuracy floor would be given up otherwise.
 const JUST_SO: Margins = Margins { latency: 960, busy: 960 };
 /// Placements are weighed this often.
@@ -38,6 +38,9 @@ const FADE_EVERY_NS: u64 = 1_000_000_000;
 const BIAS: std::ops::RangeInclusive<u64> = 250..=8000;
 /// Placements are found by trying one application at a time, so often.
 const ROUNDS: usize = 2;
+
+/// Up to this share of its budget a tuner stays where it is, thousandths.
+const JUST_PAID: u64 = 1050;
 
 /// Thousandths.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +62,8 @@ pub struct Candidate {
     unfaded_ns: u64,
     /// Where it runs.
     pub domain: u16,
+    /// The next inference to finish may have begun elsewhere.
+    moved: bool,
     /// By domain: until when it is barred, and for how long the last time, ns.
     barred: Vec<(u64, u64)>,
 }
@@ -79,6 +84,7 @@ impl Candidate {
             arrivals: Arrivals::default(),
             unfaded_ns: 0,
             domain,
+            moved: false,
             barred: vec![(0, 0); domains.len()],
         }
     }
@@ -107,12 +113,16 @@ impl Candidate {
             self.unfaded_ns = 0;
             for (d, bias) in self.bias.iter_mut().enumerate() {
                 if d != here {
-                    *bias = (*bias * (FADE - 1) + 1000) / FADE;
+                    let faded = *bias * (FADE - 1) + 1000;
+                    *bias = if *bias < 1000 { faded.div_ceil(FADE) } else { faded / FADE };
                 }
             }
         }
         let Some(table) = self.times.get(here).filter(|t| !t.is_empty()) else { return };
         for done in &seen.finished {
+            if std::mem::take(&mut self.moved) {
+                continue;
+            }
             let predicted =
                 opp.and_then(|o| table.get(usize::from(done.subnet))?.get(usize::from(o)).copied());
             if let (Some(predicted), true) = (predicted, done.service_ns > 0) {
@@ -172,7 +182,7 @@ pub struct Assigner {
     serves_others: bool,
     moved_ns: u64,
     reviewed_ns: u64,
-    /// What each domain may draw, as divided last, mW.
+    /// What each application's domain may draw for it, the others there served, as divided last, mW.
     parts: Vec<u32>,
 }
 
@@ -264,23 +274,24 @@ impl Assigner {
         for (app, d) in apps.iter_mut().zip(to) {
             let d = u16::try_from(d).unwrap_or(0);
             if d != app.domain {
-                if cost.missing < stands.missing {
+                // Not left for energy: what it did there may look possible again once its bias has faded.
+                if (cost.missing, cost.given_up) < (stands.missing, stands.given_up) {
                     app.bar(app.domain, now_ns);
                 }
-                app.domain = d;
+                (app.domain, app.moved) = (d, true);
             }
         }
         self.moved_ns = now_ns;
         true
     }
 
-    /// What that domain may draw of the budget divided last, mW.
-    pub fn part(&self, domain: u16) -> Option<u32> {
-        self.parts.get(usize::from(domain)).copied()
+    /// What the domain of the application in that place may draw for it, of the budget divided last, mW.
+    pub fn part(&self, app: usize) -> Option<u32> {
+        self.parts.get(app).copied()
     }
 
     /// Divides a budget for all domains: to each what its applications need, and of the rest in proportion; what
-    /// idle domains draw comes first.
+    /// idle domains draw comes first. An application is given its domain's part without what the others on it add.
     pub fn divide(&mut self, budget_mw: u32, apps: &[Candidate], ranges: &[OppRange]) {
         let at: Vec<usize> = apps.iter().map(|a| usize::from(a.domain)).collect();
         let known = apps.iter().zip(&at).all(|(a, d)| a.arrivals.known() && a.can(*d));
@@ -293,9 +304,24 @@ impl Assigner {
         let idle: u64 = (0..needs.len()).filter(|d| known && !at.contains(d)).map(|d| needs[d]).sum();
         let used: u64 = (0..needs.len()).filter(|d| at.contains(d)).map(|d| needs[d]).sum();
         let left = (u64::from(budget_mw) * 1000).saturating_sub(idle);
-        let part = |uw: u64| u32::try_from(mul_div(left, uw, used) / 1000).unwrap_or(u32::MAX);
-        self.parts.clear();
-        self.parts.extend(needs.into_iter().map(part));
+        let adds: Vec<u64> =
+            (0..apps.len()).map(|i| if known { self.adds(apps, &at, i, ranges[at[i]]) } else { 0 }).collect();
+        let beside =
+            |i: usize| (0..apps.len()).filter(|j| *j != i && at[*j] == at[i]).map(|j| adds[j]).sum::<u64>();
+        let part = |i: usize| {
+            let uw = mul_div(left, needs[at[i]], used).saturating_sub(beside(i));
+            u32::try_from(uw / 1000).unwrap_or(u32::MAX)
+        };
+        self.parts = (0..apps.len()).map(part).collect();
+    }
+
+    /// What an application adds to what its domain draws, uW.
+    fn adds(&self, apps: &[Candidate], at: &[usize], i: usize, range: OppRange) -> u64 {
+        let d = at[i];
+        let (needs, opp) = self.needs(apps, at, d, range);
+        let busy = needs.iter().find(|(n, _)| *n == i).map_or(0, |(_, n)| apps[i].busy(d, n.subnet, opp));
+        let cpus = self.domains[d].cpus.len().max(1) as u64;
+        self.power[d].mean_uw(opp, busy.min(1000) / cpus) - self.power[d].mean_uw(opp, 0)
     }
 
     fn cost(&self, apps: &[Candidate], at: &[usize], ranges: &[OppRange]) -> Cost {
@@ -354,10 +380,18 @@ impl Assigner {
                 let ns = app.service(d, subnet, *opp).saturating_mul(slowed);
                 app.target.latency_ns.is_none_or(|t| ns <= t / 1000 * m.latency)
                     && app.busy(d, subnet, *opp) <= m.busy
+                    && self.pays(app, d, subnet, *opp, JUST_PAID)
             })
         };
         let mut order: Vec<usize> = (0..app.top1.len()).collect();
         order.sort_by_key(|s| (app.times[d][*s].last().copied(), std::cmp::Reverse(app.top1[*s])));
+        // As the tuner does: who takes longer must be more accurate.
+        let mut best = None;
+        order.retain(|s| {
+            let better = best < Some(app.top1[*s]);
+            best = best.max(Some(app.top1[*s]));
+            better
+        });
         let above: Vec<usize> = order.iter().copied().filter(|s| app.meets_floor(*s)).collect();
         let at = |s: &usize, m: Margins| Some((*s, lowest(*s, m)?));
         let last = |list: &[usize], m: Margins| list.iter().rev().find_map(|s| at(s, m));
@@ -380,10 +414,15 @@ impl Assigner {
 
     /// The highest OPP within the application's own budget.
     fn fastest(&self, app: &Candidate, d: usize, subnet: usize, range: OppRange) -> u16 {
+        (range.lo..=range.hi).rev().find(|opp| self.pays(app, d, subnet, *opp, 1000)).unwrap_or(range.lo)
+    }
+
+    /// Whether the application's own budget does, as far as powers are known.
+    /// `share`: thousandths of it.
+    fn pays(&self, app: &Candidate, d: usize, subnet: usize, opp: u16, share: u64) -> bool {
+        let Some(mw) = app.target.power_mw.filter(|_| self.power[d].known()) else { return true };
         let cpus = self.domains[d].cpus.len().max(1) as u64;
-        let draws = |opp: u16| self.power[d].mean_uw(opp, app.busy(d, subnet, opp) / cpus);
-        let pays = |opp: &u16| app.target.power_mw.is_none_or(|mw| draws(*opp) <= u64::from(mw) * 1000);
-        (range.lo..=range.hi).rev().find(pays).unwrap_or(range.lo)
+        self.power[d].mean_uw(opp, app.busy(d, subnet, opp) / cpus) <= u64::from(mw) * share
     }
 
     fn drawn(&self, apps: &[Candidate], needs: &[(usize, Need)], d: usize, opp: u16) -> u64 {

@@ -209,3 +209,49 @@ fn speed_that_costs_more_than_now_is_not_bought_on_a_budget() {
     b.apps[0].domain = 0;
     assert_eq!(b.run(5).0, [0], "and draws more than little at its top");
 }
+
+#[test]
+fn accuracy_that_a_domain_does_not_hold_is_not_tried_there_again_and_again() {
+    let mut wants = camera("cam", 40, None);
+    wants.target.objective = Objective::Accuracy;
+    let mut b = bench(&[wants]);
+    // 37.5 ms of 40 there: more than is planned for, and forgotten in a few seconds.
+    b.truth[0] = 1250;
+    let (_, moves) = b.run(240);
+    assert!((2..=10).contains(&moves), "{moves} moves in four minutes");
+}
+
+#[test]
+fn an_application_runs_where_its_own_budget_pays() {
+    let mut wants = camera("cam", 20, None);
+    wants.target.objective = Objective::Accuracy;
+    assert_eq!(bench(&[wants.clone()]).run(5).0, [1], "full at the top of big");
+    // 0.5 W there; half at the top of little, 15 ms, draws 71 mW.
+    wants.target.power_mw = Some(100);
+    assert_eq!(bench(&[wants]).run(5).0, [0]);
+}
+
+#[test]
+fn two_on_a_domain_do_not_spend_its_part_twice() {
+    let mut b = bench(&[camera("a", 20, Some(9000)), camera("b", 20, Some(9000))]);
+    b.board.domains[1].cpus = vec![1, 2];
+    b.assigner = Assigner::new(&b.board.domains, 80, false);
+    assert_eq!(b.run(5).0, [1, 1]);
+    b.assigner.divide(1000, &b.apps, &b.ranges);
+    // 1000 mW less 5 or 16 that little draws idle; each keeps a fifth of a CPU of two busy at the top: 2000 x 0.92 x 0.1.
+    for app in [0, 1] {
+        let part = b.assigner.part(app).unwrap();
+        assert!((790..=820).contains(&part), "{part}");
+    }
+}
+
+#[test]
+fn an_inference_that_began_elsewhere_teaches_nothing() {
+    let mut b = bench(&[camera("cam", 40, Some(9000))]);
+    b.apps[0].moved = true;
+    let done = Done { subnet: 1, service_ns: 90 * MS, latency_ns: 90 * MS, ..Done::default() };
+    let seen = AppSample { arrived: 1, finished: vec![done; 2], ..AppSample::default() };
+    b.apps[0].observe(&seen, Some(1), 50 * MS);
+    // 9000 and 8000 at the most, one of 16: only the second counts.
+    assert_eq!(b.apps[0].bias[1], (1000 * 15 + 8000) / 16);
+}

@@ -298,14 +298,15 @@ impl Allocator for TandemAllocator {
         if self.assigner.due(seen.at_ns) {
             self.review(&ranges, seen);
         }
-        let grant = |(client, place): (&Client, &Candidate)| Grant {
+        let grant = |(i, (client, place)): (usize, (&Client, &Candidate))| Grant {
             // A smaller domain has no more than it has.
             cores: self.cores.min(self.cpus(place.domain)),
             weight: client.weight,
-            power_mw: self.assigner.part(place.domain),
+            power_mw: self.assigner.part(i),
             ..Grant::whole(place.domain, client.target)
         };
-        let grants = self.clients.iter().zip(&self.places).map(|both| Some(grant(both))).collect();
+        let grants =
+            self.clients.iter().zip(&self.places).enumerate().map(|both| Some(grant(both))).collect();
         let mut domains = Vec::with_capacity(seen.domains.len());
         for (i, (d, spare)) in seen.domains.iter().zip(&mut self.spare).enumerate() {
             let used = self.places.iter().any(|p| usize::from(p.domain) == i);

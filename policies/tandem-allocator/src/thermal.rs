@@ -28,7 +28,7 @@ impl Thermal {
     /// To hold `limit_c`, C.
     ///
     /// # Errors
-    /// The board has no thermal zone, or does not say what its CPU domains draw.
+    /// The board has no thermal zone, or does not say what its domains draw at their top OPPs.
     pub fn new(board: &Board, limit_c: i64) -> Result<Self, String> {
         let is_zone = |(i, s): (usize, &policy_sdk::Signal)| {
             (s.name.starts_with("thermal/") && s.unit == "mC").then_some(i)
@@ -39,7 +39,8 @@ impl Thermal {
         match (zones.is_empty(), most_mw) {
             (true, _) => Err("parameter thermal-c: the board has no thermal zone".into()),
             (_, None | Some(0)) => {
-                Err("parameter thermal-c: needs a board file that gives the power of every OPP".into())
+                Err("parameter thermal-c: needs a board file that gives the power of every domain's top OPP"
+                    .into())
             }
             (false, Some(most_mw)) => {
                 Ok(Self { zones, limit_mc: limit_c * 1000, most_mw, budget_mw: most_mw })
@@ -122,6 +123,6 @@ mod tests {
         unknown.domains[0].opps[1].power_mw = None;
         let why = |b: &Board| Thermal::new(b, 60).unwrap_err();
         assert_eq!(why(&cool), "parameter thermal-c: the board has no thermal zone");
-        assert!(why(&unknown).contains("power of every OPP"), "{}", why(&unknown));
+        assert!(why(&unknown).contains("power of every domain"), "{}", why(&unknown));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Bounds come first. Where they cannot all hold, the accuracy floor gives way, and no further than it must, as in
 //! the Dynamic-OFA run-time manager; where that is not enough the latency target: then it runs the cheapest
-//! sub-network at the highest OPP that the budget allows. The power budget holds, by what is predicted; only a
-//! sprint (below) may pass it, for 2 s. Of what holds the bounds it takes, by objective,
+//! sub-network at the highest OPP that the budget allows. The power budget holds, by what is predicted; only the
+//! first second on a domain and a sprint (below, for 2 s) may pass it. Of what holds the bounds it takes, by objective,
 //!
 //! - *accuracy*: the most accurate sub-network, at the OPP of least energy;
 //! - *energy*: the least energy, whichever sub-network and OPP (`choose.rs`): a faster clock where racing
@@ -53,7 +53,7 @@ const UP_MARGIN: u64 = 930;
 /// A forced move aims here.
 const DOWN_MARGIN: u64 = 950;
 /// Utilisation of the application's server that a choice may plan for, thousandths.
-const BUSY_MAX: u64 = 900;
+const BUSY_MAX: u64 = 920;
 /// The same where the accuracy floor would be given up otherwise: a stream that comes regularly can be served so.
 const BUSY_JUST_SO: u64 = 980;
 /// Of this many newest inferences ...
@@ -275,8 +275,14 @@ impl TandemTuner {
             self.window = Window::new();
             self.trial = None;
             self.sprint = None;
+            self.sprint_debt_ns = 0;
+            self.settled_ns = None;
+            self.infeasible = false;
             self.failures.clear();
             self.point = None;
+            (self.opp, self.opp_before, self.opp_since_ns) = (domain.top(), domain.top(), seen.at_ns);
+            // The next one to finish may have begun on the domain before.
+            self.cold = true;
         }
         let i = usize::from(self.domain);
         let top = self.domains[i].top();
@@ -293,7 +299,12 @@ impl TandemTuner {
             self.others = (self.others * 31 + busy.saturating_sub(own)) / 32;
         }
         if let Some(point) = &mut self.point {
-            point.opp = point.opp.clamp(self.range.lo, hi);
+            let within = point.opp.clamp(self.range.lo, hi);
+            if within != point.opp {
+                // What is seen now is not the effect of the last move.
+                self.trial = None;
+            }
+            point.opp = within;
         }
         if seen.grant.target != self.target {
             self.target = seen.grant.target;
@@ -372,12 +383,14 @@ impl TandemTuner {
     }
 
     /// How busy the granted domain's CPUs were, thousandths of one CPU. Who runs where is not told: all of the machine's
-    /// load, and no more than the domain's busiest CPU leaves possible.
+    /// load if the domain's busiest CPU leaves that possible; else some of it is elsewhere, and only of a single CPU is known
+    /// how much.
     fn busy_cpus(&self, seen: &View) -> Option<u64> {
-        let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64 * 1000;
-        let possible = seen.domain.util.map_or(cpus, |util| cpus * u64::from(util.min(1024)) / 1024);
+        let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64;
+        let possible = seen.domain.util.map_or(1000, |util| u64::from(util.min(1024)) * 1000 / 1024) * cpus;
         let run = seen.app.run_ns.zip(seen.other.run_ns).map(|(own, others)| own.saturating_add(others))?;
-        Some(mul_div(run, 1000, seen.window_ns).min(possible))
+        let run = mul_div(run, 1000, seen.window_ns);
+        (cpus == 1 || run <= possible).then(|| run.min(possible))
     }
 
     /// A rail of the granted domain corrects what its OPPs are believed to draw.
@@ -448,7 +461,8 @@ impl TandemTuner {
         }
         let held = now_ns.saturating_sub(self.since_ns) >= self.dwell_ns;
         let due = now_ns.saturating_sub(self.reviewed_ns) >= REVIEW_NS;
-        let shown = self.window.count() >= SAMPLES || self.reviewed_ns == 0;
+        let dear = scale.is_some_and(|(median, _)| self.over_budget(point, median));
+        let shown = self.window.count() >= SAMPLES || self.reviewed_ns == 0 || dear;
         if let (Some(scale), true) = (scale, held && due && shown) {
             self.reviewed_ns = now_ns;
             return self.review(now_ns, point, scale);
@@ -543,7 +557,9 @@ impl TandemTuner {
         };
         if self.better(next, &present) {
             self.infeasible = false;
-            self.trial = Some(Trial { from: point, scale_ns: scale.0 });
+            // There is no way back to what cost too much.
+            self.trial =
+                (!self.over_budget(point, scale.0)).then_some(Trial { from: point, scale_ns: scale.0 });
             return self.go(now_ns, next);
         }
         let holds = self.lowest(point.subnet, &present, 1000).is_some_and(|opp| opp <= point.opp);

@@ -3,8 +3,10 @@
 use super::*;
 use crate::sim::machine::{Rule, SimMachine};
 use crate::sim::outcome::Outcome;
+use relax::{Given, floor};
 
 mod dp;
+mod relax;
 mod runs;
 
 /// No noise: what happens can be computed by hand.

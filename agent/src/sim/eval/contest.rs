@@ -212,7 +212,7 @@ impl<'a> Contest<'a> {
         let first = rows[0].as_ref().with_context(|| format!("{}: no comparator", cell.name))?;
         let home = usize::from(self.ground.models[cell.board].apps_on.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a power; saturates")]
-        let home_mw = Milliwatts(first.medians.domains_mw[home].floor() as u32);
+        let home_mw = Milliwatts(first.medians.domains_mw[home].ceil() as u32);
         Ok((
             CellResult {
                 cell: i,

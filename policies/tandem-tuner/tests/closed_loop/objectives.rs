@@ -83,6 +83,34 @@ fn who_runs_on_no_cpu_of_the_domain_spends_nothing_of_its_budget() {
 }
 
 #[test]
+fn load_that_cannot_all_be_on_the_domain_is_not_mistaken_for_a_neighbour() {
+    let mut board = powered(CONVEX);
+    board.domains[0].cpus = vec![0, 1];
+    let mut p = Plant::new(board, wanting(Objective::Latency, Some(8900), Some(600)));
+    p.elsewhere_ns = 20 * MS;
+    p.run(30);
+    // Two CPUs: 0.85 W at the top, 1500 mW x (8 + 92 x 0.27) % = 0.49 W at 1.5 GHz.
+    assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(2)));
+    assert_eq!(p.switches(20), 0);
+}
+
+#[test]
+fn each_thread_draws_power() {
+    let at = |threads| {
+        let mut board = powered(CONVEX);
+        board.domains[0].cpus = vec![0, 1];
+        let mut app = wanting(Objective::Latency, Some(8900), Some(1000));
+        app.threads_max = 2;
+        let mut p = Plant::new(board, app);
+        p.tuner = policy_sdk::start_tuner(&p.board, &p.app, params(&[("threads", threads)])).unwrap();
+        p.run(20);
+        p.choice.ask
+    };
+    // At the top one of two CPUs is busy for 0.4 of the time: 0.85 W; both: 1.43 W.
+    assert_eq!((at("1"), at("2")), (Some(3), Some(2)));
+}
+
+#[test]
 fn a_budget_costs_accuracy_first_its_accuracy_and_no_more_than_needed() {
     let mut p = Plant::new(powered(CONVEX), wanting(Objective::Accuracy, None, Some(400)));
     p.run(20);

@@ -16,13 +16,13 @@
 //!
 //! Assumed: nobody is granted fewer CPUs than he is pinned to, and nobody moves between CPUs and a device.
 
-use super::cut::Cutter;
-use super::span::{self, Span};
-use super::{Unfit, VIOLATIONS};
+use crate::sim::bound::cut::Cutter;
+use crate::sim::bound::span::{self, Span};
+use crate::sim::bound::{Unfit, VIOLATIONS, ratio};
 use crate::sim::machine::mask;
 use crate::sim::model::Model;
 use crate::sim::scenario::Scenario;
-use crate::units::{CentiPercent, DomainId};
+use crate::units::CentiPercent;
 
 /// What an application is given at least.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -378,18 +378,4 @@ fn at(hull: &[Rate], speed: f64) -> f64 {
 
 fn percent(top1: CentiPercent) -> f64 {
     f64::from(top1.0) / 100.0
-}
-
-#[expect(clippy::cast_precision_loss, reason = "frames and CPUs are counted in thousands")]
-pub(super) fn ratio(part: usize, whole: usize) -> f64 {
-    part as f64 / whole as f64
-}
-
-/// The OPPs of a domain that draw least, where nobody runs.
-pub(super) fn idle_opps(model: &Model) -> Vec<usize> {
-    let least = |id: DomainId| {
-        let row = &model.busy_power(id)[0];
-        (0..row.len()).min_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap_or(0)
-    };
-    model.board.ids().map(|(id, _)| least(id)).collect()
 }
