@@ -85,6 +85,7 @@ install: all
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/tandem target/release/dnn-runner
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/policies target/policies/*.wasm
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem/models dnn-runner/models/*.toml dnn-runner/models/*.safetensors
+	[ ! -e target/onnxruntime/libonnxruntime.so ] || install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tandem target/onnxruntime/libonnxruntime.so
 	install -D -m 644 docs/tandem.toml.example $(DESTDIR)$(PREFIX)/share/doc/tandem/tandem.toml.example
 	sed 's,@PREFIX@,$(PREFIX),' docs/tandem.service > tandem.service.tmp
 	install -D -m 644 tandem.service.tmp $(DESTDIR)/etc/systemd/system/tandem.service
