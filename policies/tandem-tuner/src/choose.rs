@@ -83,11 +83,12 @@ impl TandemTuner {
     /// Predicted mean power of the granted domain there, uW.
     fn power_uw(&self, p: Point, median: u64) -> u64 {
         let cpus = self.domains[usize::from(self.domain)].cpus.len() as u64;
-        // What it waits for a CPU it does not spend; its threads are taken to be busy all the time of an inference.
+        // Its threads are taken to be busy all the time of an inference. What it waits for a CPU it does not spend, if
+        // others did: who wakes up waits a little without anybody's work.
         let threads = u64::from(self.threads).clamp(1, cpus.max(1));
-        let own =
-            self.busy(p, median).min(1000) * threads * (1_000_000 - self.waits.min(1_000_000)) / 1_000_000;
-        let util = (own + self.others) / cpus.max(1);
+        let own = self.busy(p, median).min(1000) * threads;
+        let waits = (own * self.waits.min(1_000_000) / 1_000_000).min(self.others);
+        let util = (own - waits + self.others) / cpus.max(1);
         self.power.mean_uw(p.opp, util)
     }
 

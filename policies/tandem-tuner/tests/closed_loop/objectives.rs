@@ -83,6 +83,15 @@ fn who_runs_on_no_cpu_of_the_domain_spends_nothing_of_its_budget() {
 }
 
 #[test]
+fn who_waits_for_a_cpu_that_nobody_uses_spends_all_the_same() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Latency, Some(8900), Some(1200)));
+    p.wakes = 500;
+    p.run(20);
+    // A third of its time less, the top would draw 1.06 W; it draws 1.46.
+    assert_eq!((p.choice.subnet, p.choice.ask), (3, Some(2)), "0.86 W there");
+}
+
+#[test]
 fn load_that_cannot_all_be_on_the_domain_is_not_mistaken_for_a_neighbour() {
     let mut board = powered(CONVEX);
     board.domains[0].cpus = vec![0, 1];

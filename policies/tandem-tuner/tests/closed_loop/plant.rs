@@ -69,6 +69,8 @@ pub struct Plant {
     pub co_runner: bool,
     /// CPU time of others in each tick, on no CPU of the domain, ns.
     pub elsewhere_ns: u64,
+    /// Waits for a CPU that nobody else used, as waking up is on a slow machine: thousandths of the time on it.
+    pub wakes: u64,
     pub weight: u16,
 
     pub now: u64,
@@ -104,6 +106,7 @@ impl Plant {
             allocator: None,
             co_runner: false,
             elsewhere_ns: 0,
+            wakes: 0,
             weight: 100,
             now: 0,
             tick: 0,
@@ -183,7 +186,7 @@ impl Plant {
             app: AppSample {
                 subnet: self.running.map(|r| r.3),
                 run_ns: self.runq_known.then_some(worked),
-                runq_delay_ns: self.runq_known.then_some(run.saturating_sub(worked)),
+                runq_delay_ns: self.runq_known.then_some(run - worked + worked * self.wakes / 1000),
                 queue: u32::try_from(self.queue.len()).unwrap(),
                 in_flight_ns: self.running.map(|r| self.now - r.1),
                 arrived,
