@@ -1,6 +1,6 @@
 //! What other points would do, and which of them is best by the objective.
 
-use super::{BUSY_JUST_SO, BUSY_MAX, Point, Present, TandemTuner};
+use super::{BUSY_JUST_SO, BUSY_MAX, Point, Present, TandemTuner, UP_MARGIN};
 use policy_sdk::{Binds, Objective};
 
 /// A free move within a sub-network, or for energy, must save this much, thousandths ...
@@ -197,6 +197,23 @@ impl TandemTuner {
         }
     }
 
+    /// Whether the next better point by the objective would hold and is beyond the budget.
+    pub(super) fn next_is_too_dear(&self, at: &Present) -> bool {
+        let (now, (planned, _)) = (at.point, self.budget_shares());
+        match self.target.objective {
+            Objective::Energy => false,
+            Objective::Latency => {
+                let faster = Point { opp: now.opp + 1, ..now };
+                now.opp < self.range.hi && !self.affordable(faster, at.scale.0, planned)
+            }
+            Objective::Accuracy => self.place(now.subnet).checked_sub(1).is_some_and(|above| {
+                let subnet = self.order[above];
+                let holds = self.lowest(subnet, at, UP_MARGIN).is_some();
+                holds && self.at_its_best(subnet, at, UP_MARGIN, planned).is_none()
+            }),
+        }
+    }
+
     /// What keeps the application from more.
     pub(super) fn bound_by(&self, point: Point) -> Binds {
         if self.infeasible || !self.meets_floor(point.subnet) {
@@ -211,15 +228,12 @@ impl TandemTuner {
             Objective::Latency => next_down.is_none() && point.opp == self.range.hi,
         };
         let top = self.domains[usize::from(self.domain)].top();
-        let dear = point.opp < self.range.hi
-            && self.budget_mw.is_some()
-            && self.target.objective != Objective::Energy;
         match () {
             () if done => Binds::Nothing,
             () if self.range.hi < top && point.opp == self.range.hi => Binds::Cap,
             () if self.waits >= self.in_the_way() => Binds::CoRunner,
             () if self.target.objective != Objective::Accuracy && floor_binds => Binds::Top1,
-            () if dear => Binds::Power,
+            () if self.too_dear => Binds::Power,
             () => Binds::Latency,
         }
     }

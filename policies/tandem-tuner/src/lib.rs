@@ -75,6 +75,8 @@ const SPRINT_DEBT_MAX_NS: u64 = 40_000_000_000;
 const REVIEW_NS: u64 = 100_000_000;
 /// What was learned of idle sub-networks fades this often.
 const FADE_NS: u64 = 60_000_000_000;
+/// A rail must have shown what an OPP draws by then.
+const UNHELD_NS: u64 = 2_000_000_000;
 /// Between two lines of the log.
 const SAY_NS: u64 = 1_000_000_000;
 
@@ -155,8 +157,13 @@ pub struct TandemTuner {
     backlog_ticks: u8,
     reviewed_ns: u64,
     faded_ns: u64,
+    /// Share of its time on, spent waiting for CPUs, thousandths of thousandths.
     waits: u64,
     infeasible: bool,
+    /// By the last review.
+    too_dear: bool,
+    /// For how long a budget has stood that nothing tells how to hold.
+    unheld_ns: u64,
     binds: Option<Binds>,
     said_ns: u64,
     /// Nothing has finished yet.
@@ -221,6 +228,8 @@ impl Tuner for TandemTuner {
             faded_ns: 0,
             waits: 0,
             infeasible: false,
+            too_dear: false,
+            unheld_ns: 0,
             binds: None,
             said_ns: 0,
             cold: true,
@@ -293,6 +302,7 @@ impl TandemTuner {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        self.watch_budget(seen.window_ns);
         if let Some(busy) = self.busy_cpus(seen) {
             let own = mul_div(seen.app.run_ns.unwrap_or(0), 1000, seen.window_ns);
             // Forgets over some 32 ticks.
@@ -314,6 +324,23 @@ impl TandemTuner {
             self.since_ns = 0;
             self.generation = self.generation.wrapping_add(1);
             self.trial = None;
+        }
+    }
+
+    /// Says once that a budget cannot be held: neither the board nor a rail tells what OPPs draw.
+    fn watch_budget(&mut self, window_ns: u64) {
+        if self.budget_mw.is_none() || self.power.known() {
+            self.unheld_ns = 0;
+            return;
+        }
+        let before = self.unheld_ns;
+        self.unheld_ns = before.saturating_add(window_ns);
+        if before < UNHELD_NS && self.unheld_ns >= UNHELD_NS {
+            let domain = &self.domains[usize::from(self.domain)].name;
+            log::warn(&format!(
+                "{}: the power budget is not held: the board gives no power-mw for domain {domain}, and no rail does",
+                self.app.name
+            ));
         }
     }
 
@@ -547,6 +574,7 @@ impl TandemTuner {
     /// Weighs a free move, and what a budget that shrank leaves.
     fn review(&mut self, now_ns: u64, point: Point, scale: (u64, u64)) -> Point {
         let present = self.present(now_ns, point, scale);
+        self.too_dear = self.budget_mw.is_some() && self.next_is_too_dear(&present);
         let Some(next) = self.best(0, &present, UP_MARGIN) else {
             let cheapest = self.cheapest(scale.0);
             if self.over_budget(point, scale.0) && point != cheapest {

@@ -124,12 +124,34 @@ fn a_budget_costs_accuracy_first_its_accuracy_and_no_more_than_needed() {
     let mut p = Plant::new(powered(CONVEX), wanting(Objective::Accuracy, None, Some(400)));
     p.run(20);
     // The largest wants 1.5 GHz, 0.86 W; three quarters at 1 GHz 0.29 W.
-    assert_eq!((p.choice.subnet, p.choice.ask), (2, Some(1)));
+    assert_eq!((p.choice.subnet, p.choice.ask, p.choice.binds), (2, Some(1), Some(Binds::Power)));
     // Later there is less: 0.15 W.
     p.app.target.power_mw = Some(150);
     p.run(20);
     assert!(p.choice.subnet < 2, "{:?}", p.choice);
     assert!(p.missed(10) <= 50, "{}", p.missed(10));
+}
+
+#[test]
+fn a_budget_that_would_pay_for_more_does_not_bind() {
+    let mut p = Plant::new(powered(CONVEX), wanting(Objective::Accuracy, None, Some(3000)));
+    p.app.target.latency_ns = Some(15 * MS);
+    p.run(20);
+    // Three quarters take 15.6 ms at the top.
+    assert_eq!((p.choice.subnet, p.choice.ask, p.choice.binds), (1, Some(2), Some(Binds::Latency)));
+}
+
+#[test]
+fn a_budget_that_nothing_tells_how_to_hold_is_said_once() {
+    let said = |board: Board| {
+        let mut p = Plant::new(board, wanting(Objective::Latency, Some(8900), Some(1000)));
+        p.run(20);
+        let lines = policy_sdk::log::kept();
+        (lines.iter().filter(|l| l.contains("not held")).count(), p.choice.ask)
+    };
+    // What is kept is this thread's.
+    assert_eq!(said(powered(CONVEX)), (0, Some(2)));
+    assert_eq!(said(BoardBuilder::new().khz("cpu", &[0], &KHZ).build()), (1, Some(3)));
 }
 
 #[test]
