@@ -159,7 +159,8 @@ fn an_infeasible_target_gives_way_in_accuracy_before_it_misses() {
     assert_eq!((need.subnet, need.holds), (0, false));
 }
 
-/// Two CPUs a domain; who is not an application keeps one CPU of big busy, the same one as the camera or the other.
+/// Two CPUs a domain; who is not an application keeps one CPU of big busy for 1.5 s after a calm time, the same one as the
+/// camera or the other.
 fn beside_a_hog(same_cpu: bool, serves_others: bool) -> Bench {
     let mut board = board();
     (board.domains[0].cpus, board.domains[1].cpus) = (vec![0, 1], vec![2, 3]);
@@ -168,10 +169,12 @@ fn beside_a_hog(same_cpu: bool, serves_others: bool) -> Bench {
     b.assigner = Assigner::new(&board.domains, 80, serves_others);
     b.apps = vec![Candidate::new(&apps[0], &board.domains, 1)];
     let hog_cpu = if same_cpu { 2 } else { 3 };
-    for tick in 1..200 {
+    for tick in 1..650 {
         let mut seen = SnapshotBuilder::new(&board, 1).tick(tick).build();
         (seen.cpus[2].busy, seen.cpus[3].busy) = (Some(200), Some(0));
-        seen.cpus[hog_cpu].busy = Some(1024);
+        if tick >= 500 {
+            seen.cpus[hog_cpu].busy = Some(1024);
+        }
         seen.domains[1].opp = Some(1);
         seen.apps[0].run_ns = Some(seen.window_ns / 5);
         b.assigner.watch(&b.apps, &seen);

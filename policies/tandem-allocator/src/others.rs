@@ -5,6 +5,8 @@ use policy_sdk::{CpuSample, Domain, OppRange};
 
 /// A CPU is busy without a pause from here on, thousandths.
 const FULL: u64 = 970;
+/// After so long without one, what it did before is forgotten: the mean would need many seconds to.
+const UNBROKEN_NS: u64 = 1_000_000_000;
 /// Less than this of a CPU does not keep one busy, thousandths.
 const HUNGRY: u64 = 200;
 /// Head-room of schedutil's rule: `1.25 * f_top * util`.
@@ -34,11 +36,35 @@ impl Mean {
     }
 }
 
+/// How busy a CPU is, whoever runs there.
+#[derive(Debug)]
+struct Cpu {
+    number: usize,
+    mean: Mean,
+    /// For how long without a pause.
+    unbroken_ns: u64,
+}
+
+impl Cpu {
+    fn add(&mut self, thousandths: u64, window_ns: u64) {
+        self.mean.add(thousandths, window_ns);
+        if thousandths < FULL {
+            self.unbroken_ns = 0;
+            return;
+        }
+        let before = self.unbroken_ns;
+        self.unbroken_ns = before.saturating_add(window_ns);
+        if before < UNBROKEN_NS && self.unbroken_ns >= UNBROKEN_NS {
+            self.mean = Mean::default();
+            self.mean.add(thousandths, UNBROKEN_NS);
+        }
+    }
+}
+
 /// Of one domain.
 #[derive(Debug)]
 pub struct Others {
-    /// CPU numbers, and how busy each is, whoever runs there.
-    cpus: Vec<(usize, Mean)>,
+    cpus: Vec<Cpu>,
     /// CPU time of the applications there.
     apps: Mean,
     /// `f_top / f` in thousandths, by OPP.
@@ -49,16 +75,17 @@ pub struct Others {
 impl Others {
     /// Nobody, until somebody is seen.
     pub fn new(domain: &Domain) -> Self {
-        let cpus = domain.cpus.iter().map(|c| (*c as usize, Mean::default())).collect();
+        let idle = |c: &u32| Cpu { number: *c as usize, mean: Mean::default(), unbroken_ns: 0 };
+        let cpus = domain.cpus.iter().map(idle).collect();
         Self { cpus, apps: Mean::default(), inverse: inverse(domain), opp: domain.top() }
     }
 
     /// Folds a window in; `apps_ns`: CPU time of the applications on this domain.
     pub fn observe(&mut self, cpus: &[CpuSample], apps_ns: u64, opp: Option<u16>, window_ns: u64) {
         self.opp = opp.unwrap_or(self.opp);
-        for (cpu, mean) in &mut self.cpus {
-            if let Some(busy) = cpus.get(*cpu).and_then(|c| c.busy) {
-                mean.add(u64::from(busy) * 1000 / 1024, window_ns);
+        for cpu in &mut self.cpus {
+            if let Some(busy) = cpus.get(cpu.number).and_then(|c| c.busy) {
+                cpu.add(u64::from(busy) * 1000 / 1024, window_ns);
             }
         }
         self.apps.add(mul_div(apps_ns, 1000, window_ns), window_ns);
@@ -70,7 +97,7 @@ impl Others {
 
     /// How busy the domain's CPUs are, applications included, thousandths of one CPU.
     pub fn all(&self) -> u64 {
-        self.cpus.iter().map(|(_, mean)| mean.thousandths()).sum()
+        self.cpus.iter().map(|c| c.mean.thousandths()).sum()
     }
 
     fn seen(&self) -> u64 {
@@ -80,7 +107,7 @@ impl Others {
     /// CPUs that somebody keeps busy at any clock.
     pub fn full(&self) -> u64 {
         let seen = self.seen();
-        let full = self.cpus.iter().filter(|(_, mean)| mean.thousandths() >= FULL).count() as u64;
+        let full = self.cpus.iter().filter(|c| c.mean.thousandths() >= FULL).count() as u64;
         if seen < HUNGRY { 0 } else { full.min(seen.div_ceil(1000)) }
     }
 
@@ -97,8 +124,7 @@ impl Others {
         if self.full() > 0 {
             return range.hi;
         }
-        let busiest =
-            self.cpus.iter().map(|(_, mean)| mean.thousandths()).max().unwrap_or(0).min(self.seen());
+        let busiest = self.cpus.iter().map(|c| c.mean.thousandths()).max().unwrap_or(0).min(self.seen());
         let wants = busiest * HEAD_ROOM.0 / HEAD_ROOM.1;
         let serves = |opp: &u16| wants * self.slowness(*opp) / self.slowness(self.opp).max(1) <= 1000;
         (range.lo..range.hi).find(serves).unwrap_or(range.hi)
