@@ -45,25 +45,46 @@ fn interpolate(known: &[(usize, u64)], inverse: &[u64]) -> Vec<u64> {
     (0..inverse.len()).map(at).collect()
 }
 
-/// Arrivals, and the time over which they were counted: both halved when that grows long.
+/// Arrivals, and the time over which they were counted: both halved when that grows long. A stream that begins, or
+/// begins anew after a silence, is counted from there on: its rate would seem too low for many seconds otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrivals {
     /// Thousandths, so that halving a few loses nothing.
     count: u64,
     time_ns: u64,
     age_ns: u64,
+    /// Something arrived.
+    begun: bool,
+    /// Since the newest arrival.
+    silent_ns: u64,
+    /// Mean time between two, at the newest; 0 = not known.
+    gap_ns: u64,
 }
 
 impl Arrivals {
     const LONG_NS: u64 = 4_000_000_000;
     const KNOWN_NS: u64 = 1_000_000_000;
-    const KNOWN_MIN: u64 = 3000;
+    /// Without the first.
+    const KNOWN_MIN: u64 = 2000;
+    /// So many times the usual gap is a silence.
+    const GAPS: u64 = 8;
 
     /// Folds a window in.
     pub fn add(&mut self, arrived: u32, window_ns: u64) {
+        let silence = self.gap_ns.saturating_mul(Self::GAPS).max(Self::LONG_NS);
+        if arrived > 0 && (!self.begun || (self.gap_ns > 0 && self.silent_ns > silence)) {
+            // What began is the first gap; rates count gaps.
+            *self = Self { begun: true, ..Self::default() };
+            return;
+        }
         self.count = self.count.saturating_add(u64::from(arrived) * 1000);
         self.time_ns = self.time_ns.saturating_add(window_ns);
         self.age_ns = self.age_ns.saturating_add(window_ns);
+        self.silent_ns = self.silent_ns.saturating_add(window_ns);
+        if arrived > 0 {
+            self.silent_ns = 0;
+            self.gap_ns = self.time_ns / 1000 * 1_000_000 / self.count.max(1);
+        }
         if self.time_ns > Self::LONG_NS {
             self.count /= 2;
             self.time_ns /= 2;
@@ -204,7 +225,7 @@ mod tests {
     fn arrivals_forget_and_tell_how_busy_a_server_is() {
         let mut arrivals = Arrivals::default();
         for window in 0..1000 {
-            assert_eq!(arrivals.known(), window >= 100, "{window}");
+            assert_eq!(arrivals.known(), window > 100, "{window}");
             arrivals.add(u32::from(window % 3 == 0), 10_000_000);
         }
         // One in 30 ms; 15 ms each.
@@ -227,6 +248,27 @@ mod tests {
         let mut idle = Arrivals::default();
         (0..400).for_each(|_| idle.add(0, 10_000_000));
         assert!(idle.known() && idle.busy(300_000_000) == 0);
+    }
+
+    #[test]
+    fn a_stream_that_begins_or_begins_anew_is_known_by_what_it_does_then() {
+        let mut arrivals = Arrivals::default();
+        for _ in 0..3 {
+            (0..1000).for_each(|_| arrivals.add(0, 10_000_000));
+            assert!(arrivals.busy(15_000_000) < 50, "{arrivals:?}");
+            (0..31).for_each(|window| arrivals.add(u32::from(window % 3 == 0), 10_000_000));
+            assert_eq!(arrivals.busy(15_000_000), 500, "{arrivals:?}");
+            // Some seconds more, since of a single gap nothing is known.
+            (31..300).for_each(|window| arrivals.add(u32::from(window % 3 == 0), 10_000_000));
+        }
+        // Pauses that are its nature are no silence: one every 5 s.
+        let mut rare = Arrivals::default();
+        let mut busy = 0;
+        for window in 0..10_000 {
+            rare.add(u32::from(window % 500 == 0), 10_000_000);
+            busy += rare.busy(3_000_000_000);
+        }
+        assert!((busy / 10_000).abs_diff(600) < 150, "{}", busy / 10_000);
     }
 
     #[test]
