@@ -11,7 +11,8 @@
 //!
 //! How the machine differs from the profile is learned per application and domain: the ratio of service times
 //! seen to those predicted. A co-runner is such a difference. What is known of a domain where the application
-//! does not run fades.
+//! does not run fades. What OPPs draw is by the board file, else by a stand-in, and corrected by the domain's rail where there
+//! is one.
 
 use super::others::Others;
 use policy_sdk::predict::{Arrivals, Power, mul_div, times};
@@ -38,6 +39,9 @@ const FADE_EVERY_NS: u64 = 1_000_000_000;
 const BIAS: std::ops::RangeInclusive<u64> = 250..=8000;
 /// Placements are found by trying one application at a time, so often.
 const ROUNDS: usize = 2;
+
+/// From here on a window shows what an OPP draws, and not what it draws idle, thousandths.
+const SHOWS_BUSY: u64 = 200;
 
 /// Up to this share of its budget a tuner stays where it is, thousandths.
 const JUST_PAID: u64 = 1050;
@@ -160,6 +164,17 @@ struct Need {
     holds: bool,
 }
 
+/// Share of the domain's CPUs that was busy, thousandths; of a device its own figure.
+fn busy(domain: &Domain, seen: &Snapshot, d: usize) -> Option<u64> {
+    let thousandths = |of_1024: u16| u64::from(of_1024) * 1000 / 1024;
+    if domain.cpus.is_empty() {
+        return seen.domains[d].util.map(thousandths);
+    }
+    let cpu = |c: &u32| seen.cpus.get(*c as usize)?.busy.map(thousandths);
+    let sum: u64 = domain.cpus.iter().map(cpu).sum::<Option<u64>>()?;
+    Some(sum / domain.cpus.len() as u64)
+}
+
 /// How good a placement is; smaller is better, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
@@ -177,6 +192,8 @@ struct Cost {
 pub struct Assigner {
     domains: Vec<Domain>,
     power: Vec<Power>,
+    /// At the end of the window before.
+    opps: Vec<Option<u16>>,
     others: Vec<Others>,
     /// Others get the clock that schedutil would give them.
     serves_others: bool,
@@ -191,6 +208,7 @@ impl Assigner {
     pub fn new(domains: &[Domain], idle_permille: u64, serves_others: bool) -> Self {
         Self {
             domains: domains.to_vec(),
+            opps: vec![None; domains.len()],
             others: domains.iter().map(Others::new).collect(),
             serves_others,
             power: domains.iter().map(|d| Power::of(d, idle_permille)).collect(),
@@ -207,6 +225,12 @@ impl Assigner {
             let apps_ns = here.map(|(_, sample)| sample.run_ns.unwrap_or(0)).sum();
             let opp = seen.domains.get(d).and_then(|s| s.opp);
             others.observe(&seen.cpus, apps_ns, opp, seen.window_ns);
+            let at_one_opp = std::mem::replace(&mut self.opps[d], opp) == opp;
+            if let (Some(opp), Some(mw), true) = (opp, seen.domains[d].power_mw, at_one_opp)
+                && let Some(util) = busy(&self.domains[d], seen, d).filter(|util| *util >= SHOWS_BUSY)
+            {
+                self.power[d].learn(opp, util, mw, seen.window_ns);
+            }
         }
     }
 
