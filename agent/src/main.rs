@@ -26,7 +26,7 @@ struct Agent {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Run the agent in the foreground, until TERM or INT; every setting is then put back.
+    /// Run the agent in the foreground, until TERM, INT or HUP; every setting is then put back.
     Run(run::Options),
     /// What a running agent sees and does.
     Status {

@@ -37,7 +37,9 @@ pub fn play(
     share: &Path,
 ) -> anyhow::Result<Vec<Value>> {
     let name = share.file_name().context("a folder without a name")?.to_string_lossy();
-    let path = repository().join(format!("target/evidence/{name}-played.json"));
+    let folder = repository().join("target/evidence");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let path = folder.join(format!("{name}-played.json"));
     let asked = Kept {
         programs: programs()?,
         scenarios: files.iter().map(std::fs::read_to_string).collect::<Result<_, _>>()?,
