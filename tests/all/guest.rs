@@ -56,6 +56,8 @@ pub struct Sums {
     pub late_ms: Vec<f64>,
     /// The longest stall of the host since the line before, ms.
     pub stall_ms: f64,
+    /// What each domain would have drawn had no CPU idled, mJ.
+    pub full_mj: Vec<f64>,
 }
 
 /// Whether the host kept up with the guest between two marks.
@@ -169,12 +171,18 @@ pub fn parse_pstates(text: &str) -> Result<Vec<PState>> {
         .collect()
 }
 
-/// `mw_total,temp_c,e_dom,busy_ms,late_ms,stall_ms`; nothing of the devfreq device's lines.
+/// `mw_total,temp_c,e_dom,busy_ms,late_ms,stall_ms,full_dom`; nothing of the devfreq device's lines.
 fn sums(books: &[&str]) -> Result<Option<Sums>> {
-    let [_, _, mj, busy, late, stall] = books else { return Ok(None) };
+    let [_, _, mj, busy, late, stall, full] = books else { return Ok(None) };
     let list =
         |text: &str| -> Result<Vec<f64>> { Ok(text.split(';').map(str::parse).collect::<Result<_, _>>()?) };
-    Ok(Some(Sums { mj: list(mj)?, busy_ms: list(busy)?, late_ms: list(late)?, stall_ms: stall.parse()? }))
+    Ok(Some(Sums {
+        mj: list(mj)?,
+        busy_ms: list(busy)?,
+        late_ms: list(late)?,
+        stall_ms: stall.parse()?,
+        full_mj: list(full)?,
+    }))
 }
 
 impl Output {
@@ -215,6 +223,7 @@ fn counted(lines: &[PState]) -> Result<(f64, Sums)> {
         busy_ms: difference(&a.busy_ms, &b.busy_ms),
         late_ms: difference(&a.late_ms, &b.late_ms),
         stall_ms: stalls.fold(0.0, f64::max),
+        full_mj: difference(&a.full_mj, &b.full_mj),
     };
     Ok((last.at_s - first.at_s, sums))
 }

@@ -1,6 +1,6 @@
 //! Figures of the manager in the VM: the thesis-like scenarios, beside the kernel's own schedutil.
 
-use super::runs::{self, Played, Run};
+use super::runs::{self, ASSUMED, Played, Run};
 use crate::{Row, row};
 use anyhow::Context as _;
 use tandem::sim::scenario::Scenario;
@@ -102,5 +102,20 @@ fn rows(plan: &Plan, latency_ms: f64, played: &[Played], all: &mut Vec<Row>) -> 
             all.push(row(&name, 0.0, "networks", fixed.len() as u64));
         }
     }
+    all.extend(std::iter::once(largest).chain(least).map(|other| whatever_is_assumed(plan, ours, other)));
     Ok(())
+}
+
+/// The least saving of energy over [`ASSUMED`], medians over rounds.
+fn whatever_is_assumed(plan: &Plan, ours: &Played, other: &Played) -> Row {
+    let less = |assumed| {
+        let mw = |p: &Played| p.median(|r| r.mw_if(assumed));
+        (1.0 - mw(ours) / mw(other)) * 100.0
+    };
+    let least = ASSUMED.map(less).into_iter().fold(f64::INFINITY, f64::min);
+    let name = format!(
+        "{}: less energy than {}, the least with idle shares 0.02 and 0.3 and the little domain's power x1.4",
+        plan.file, other.policy
+    );
+    Row { kind: "modelled".into(), ..row(&name, least, "%", ours.runs.len() as u64).higher() }
 }

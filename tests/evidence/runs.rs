@@ -13,6 +13,11 @@ pub const BOARD: &str = "odroid-xu3";
 /// Share of late frames that a 95th percentile allows.
 const LATE_MAX: f64 = 0.05;
 
+/// Share of its busy power that an idle CPU draws in the host's model (`tests/vm/throttle --idle`).
+const IDLE: f64 = 0.08;
+/// Idle shares and factors of the little domain's power (leakage) under which a win must keep its sign.
+pub const ASSUMED: [(f64, f64); 3] = [(0.02, 1.0), (0.3, 1.0), (IDLE, 1.4)];
+
 /// Boots for runs of which all were void.
 const TRIES: usize = 3;
 
@@ -112,13 +117,15 @@ fn boot(files: &[PathBuf], policies: &[String], rounds: usize, share: &Path) -> 
 }
 
 /// One valid run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Run {
     pub round: u64,
     /// Mean power of the domains, mW, with the board's constant, and of the domain where applications begin.
     pub mw: f64,
     pub board_mw: f64,
     pub home_mw: f64,
+    /// Of each domain, the little one first: mean power, and had no CPU idled, mW.
+    pub domains: Vec<(f64, f64)>,
     /// The worst application's, ms.
     pub p50: f64,
     pub p95: f64,
@@ -173,12 +180,21 @@ impl Played {
 }
 
 impl Run {
+    /// Mean power of the domains with another of [`ASSUMED`], mW.
+    pub fn mw_if(&self, (idle, little): (f64, f64)) -> f64 {
+        let one = |(mw, full): &(f64, f64)| idle * full + (1.0 - idle) * (mw - IDLE * full) / (1.0 - IDLE);
+        self.domains.iter().enumerate().map(|(d, of)| one(of) * if d == 0 { little } else { 1.0 }).sum()
+    }
+
     fn of(r: &Value) -> anyhow::Result<Self> {
         let host = &r["host"];
         let number = |v: &Value| v.as_f64().context("a number is missing");
         let seconds = number(&host["seconds"])?;
-        let domains: Vec<f64> =
-            host["domains_mj"].as_array().context("domains_mj")?.iter().filter_map(Value::as_f64).collect();
+        let each = |key: &'static str| {
+            let list = host[key].as_array().context(key)?;
+            Ok::<Vec<f64>, anyhow::Error>(list.iter().filter_map(Value::as_f64).collect())
+        };
+        let domains = each("domains_mj")?;
         let mj: f64 = domains.iter().sum();
         let apps = r["apps"].as_array().context("apps")?;
         let of = |what: &str| apps.iter().map(|a| number(&a[what])).collect::<anyhow::Result<Vec<f64>>>();
@@ -190,6 +206,11 @@ impl Run {
             mw: mj / seconds,
             board_mw: (mj + number(&host["board_mj"])?) / seconds,
             home_mw: domains.last().context("no domain")? / seconds,
+            domains: domains
+                .iter()
+                .zip(each("full_mj")?)
+                .map(|(mj, full)| (mj / seconds, full / seconds))
+                .collect(),
             p50: worst("p50_ms")?,
             p95: worst("p95_ms")?,
             p99: worst("p99_ms")?,
@@ -198,5 +219,20 @@ impl Run {
             co_runners: r["co_runners"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum(),
             by_subnet: frames.iter().map(|(name, n)| (name.clone(), n.as_f64().unwrap_or(0.0))).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn power_under_other_assumptions_is_reckoned_from_what_no_idle_cpu_would_draw() {
+        // Half busy: 200 mW x (8 + 92 x 0.5) %, and 1000 mW.
+        let run = Run { domains: vec![(108.0, 200.0), (540.0, 1000.0)], ..Default::default() };
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
+        near(run.mw_if((IDLE, 1.0)), 648.0);
+        near(run.mw_if((0.0, 1.0)), 600.0);
+        near(run.mw_if((IDLE, 1.4)), 108.0 * 1.4 + 540.0);
     }
 }

@@ -19,6 +19,8 @@ struct Host {
     seconds: f64,
     /// Energy of each domain in it, mJ, modelled.
     domains_mj: Vec<f64>,
+    /// The same had no CPU idled: with it other idle shares than 0.08 are reckoned.
+    full_mj: Vec<f64>,
     /// The same of the board's constant.
     board_mj: f64,
     /// Busy share of each limited CPU.
@@ -78,6 +80,7 @@ fn host(seconds: f64, sums: guest::Sums, tries: usize) -> Host {
         stall_ms: quality.stall_ms,
         valid: quality.is_valid(),
         domains_mj: sums.mj,
+        full_mj: sums.full_mj,
         tries,
     }
 }

@@ -159,6 +159,24 @@ fn an_infeasible_target_gives_way_in_accuracy_before_it_misses() {
     assert_eq!((need.subnet, need.holds), (0, false));
 }
 
+#[test]
+fn a_rail_that_shows_less_than_the_board_says_counts_if_the_domain_was_busy() {
+    let on_big = |busy: u16, power_mw: u32| {
+        let mut b = bench(&[camera("cam", 50, Some(9000))]);
+        for tick in 1..200 {
+            let mut seen = SnapshotBuilder::new(&b.board, 1).tick(tick).build();
+            (seen.cpus[1].busy, seen.domains[1].opp) = (Some(busy), Some(0));
+            seen.domains[1].power_mw = Some(power_mw);
+            seen.apps[0].run_ns = Some(seen.window_ns * u64::from(busy) / 1024);
+            b.assigner.watch(&b.apps, &seen);
+        }
+        b.run(5).0 == [1]
+    };
+    // Half busy it draws 700 mW x (8 + 92 x 0.5) % by the board; idle 56 mW.
+    assert!(!on_big(512, 378) && on_big(512, 90));
+    assert!(!on_big(0, 5), "how little it draws idle is no news of its OPPs");
+}
+
 /// Two CPUs a domain; who is not an application keeps one CPU of big busy for 1.5 s after a calm time, the same one as the
 /// camera or the other.
 fn beside_a_hog(same_cpu: bool, serves_others: bool) -> Bench {
