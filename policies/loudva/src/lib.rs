@@ -20,7 +20,7 @@
 
 mod table;
 
-use policy_sdk::{App, Board, Choice, Domain, OppRange, Params, Tuner, View};
+use policy_sdk::{App, Board, Choice, Domain, OppRange, Params, Slo, Tuner, View};
 use table::Table;
 
 /// See the crate's text.
@@ -35,6 +35,10 @@ pub struct LoudVa {
     /// By OPP, mW, where the board tells none; empty: not given.
     power_mw: Vec<u32>,
     at: u16,
+    /// What the choice followed from beside the table: OPPs, target, queue.
+    weighed: Option<(OppRange, Slo, u32)>,
+    /// Sub-network, OPP.
+    chosen: (u16, u16),
     table: Table,
     /// When there last was work.
     worked_ns: Option<u64>,
@@ -60,6 +64,8 @@ impl Tuner for LoudVa {
             margin_percent: params.number("margin-percent", 0..=90, 10)?,
             idle_ns: params.number("idle-ms", 1..=3_600_000, 4000)? * 1_000_000,
             at: 0,
+            weighed: None,
+            chosen: (0, 0),
             worked_ns: None,
         })
     }
@@ -76,11 +82,13 @@ impl Tuner for LoudVa {
             if let Some(domain) = self.domains.get(usize::from(self.at)) {
                 self.table = Table::new(&self.app, self.at, domain, self.threads);
                 self.asked = domain.top();
+                self.weighed = None;
             }
         }
         let opp = seen.domain.opp.unwrap_or(self.asked);
         for done in &seen.app.finished {
             self.table.learn(done.subnet, opp, done.service_ns);
+            self.weighed = None;
         }
         let works = seen.app.arrived > 0 || seen.app.queue > 0 || seen.app.in_flight_ns.is_some();
         if works || self.worked_ns.is_none() {
@@ -88,7 +96,11 @@ impl Tuner for LoudVa {
         }
         let idle = seen.at_ns.saturating_sub(self.worked_ns.unwrap_or(seen.at_ns)) >= self.idle_ns;
         let range = self.range(seen);
-        let (subnet, opp) = self.choose(seen, range);
+        let weighs = Some((range, seen.grant.target, seen.app.queue));
+        if self.weighed != weighs {
+            (self.weighed, self.chosen) = (weighs, self.choose(seen, range));
+        }
+        let (subnet, opp) = self.chosen;
         self.asked = if idle { range.lo } else { opp };
         Choice { subnet, threads: self.threads, ask: Some(self.asked), ..Choice::default() }
     }
