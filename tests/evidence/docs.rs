@@ -159,7 +159,12 @@ const METHODS: [(&str, &str); 23] = [
         violations than the comparator, p95 within the target, accuracy within 0.2 points of its or above, each application by \
         itself. Won: fair, and less energy (lower p95, higher accuracy), whatever the idle share (0.02, 0.08, 0.3) and with the little \
         domain's power x1.4. The lower bound is the least energy of constant operating points between two events, free \
-        switching between them. The cost of a call is by this machine's clock, natively, in the simulator.",
+        switching between them. The cost of a call is by this machine's clock, natively, in the simulator. What binds, energy first: \
+        where it has not won, it mostly runs the comparator's own point, or the win hangs on one of those assumptions, or the cheapest \
+        fixed networks happen to be more accurate than the floor asks (a larger one can cost less under schedutil or simple_ondemand), and \
+        ours are not. It loses where schedutil meets a deadline by 1 % (we plan to 93 % of it), and on the Jetsons' GPUs where a governor \
+        that falls between frames beats every constant OPP. Far above the bound it is where the next OPP would be 93 to 98 % busy, which \
+        it does not dare. Latency first: at the power of a comparator that stands at one OPP, that point is the best there is.",
     ),
     (
         "ablation",

@@ -83,7 +83,7 @@ impl Arrivals {
         self.silent_ns = self.silent_ns.saturating_add(window_ns);
         if arrived > 0 {
             self.silent_ns = 0;
-            self.gap_ns = self.time_ns / 1000 * 1_000_000 / self.count.max(1);
+            self.gap_ns = (self.time_ns / 1000).saturating_mul(1_000_000) / self.count.max(1);
         }
         if self.time_ns > Self::LONG_NS {
             self.count /= 2;
