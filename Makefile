@@ -10,6 +10,8 @@
 # make install    programs, policies and a service, below PREFIX (default /usr/local)
 SHELL = /bin/bash
 CARGO ?= cargo
+# The one that has what setup.sh installs, whatever comes first in PATH.
+PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CMD ?= grep . /sys/devices/system/cpu/cpufreq/policy*/scaling_available_frequencies
@@ -36,7 +38,7 @@ fuzz:
 	tests/fuzz.sh $(FUZZ_SECONDS)
 
 models:
-	python3 dnn-runner/models/efficientnet_lite.py
+	$(PYTHON) dnn-runner/models/efficientnet_lite.py
 
 ifdef VM
 # One build: the scenarios' player shares its libraries with the agent.

