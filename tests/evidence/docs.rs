@@ -106,7 +106,8 @@ const METHODS: [(&str, &str); 23] = [
         that meets the target (at most 5 % late or lost), of equals the smallest; where none does, the cell is left out and counted. Energy is the host's \
         model (OPP, busy share, 8 % idle). `fair`: no more late than the comparator, p95 within the target, mean accuracy of the \
         sub-networks within 0.2 points of it or above. Won: fair, and 3 % less energy, less also with idle shares 0.02 and 0.3 and with the \
-        little domain's power x1.4; for latency-first a p95 3 % lower at no more energy, then too. Within 3 % is equal: so far rows of the kernel lie apart from boot to boot, the table says by how much. \
+        little domain's power x1.4; for latency-first a p95 3 % lower at no more energy, then too. Within 3 % is equal: so far energies of the kernel's rows lie apart from boot to boot (p95 by more in a row where \
+        schedutil wavers between two OPPs; the table says by how much). \
         What binds latency-first: with one stream schedutil settles at one OPP, which is the fastest that the budget it sets \
         pays for; only another domain does better, so most cells are the comparator's own point.",
     ),

@@ -16,7 +16,7 @@ const NETWORK: &str = "mlcad-fmnist";
 const IMAGE_MS: f64 = 20.0;
 /// Accuracies this near are equal, percentage points (as in `tandem eval`).
 const SAME_TOP1: f64 = 0.2;
-/// Shares so near are equal: rows of a kernel's governor, played in both boots, differ by up to 2 % (a figure says by how much).
+/// Shares so near are equal: energies of a kernel's rows, played in both boots, differ by up to 2 %; a p95 may by more.
 const SAME: f64 = 0.03;
 
 /// Frames are whole images, so loads are what these make: 60 %, 80 % and 40 % of the clock.
