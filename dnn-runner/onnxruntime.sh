@@ -17,7 +17,7 @@ else
   mkdir -p target/onnxruntime
   wheel=$(mktemp -d)
   trap 'rm -rf "$wheel"' EXIT
-  if ! python3 -m pip download --quiet --no-deps --only-binary :all: -d "$wheel" "onnxruntime==$version"; then
+  if ! "${PYTHON:-/usr/bin/python3}" -m pip download --quiet --no-deps --only-binary :all: -d "$wheel" "onnxruntime==$version"; then
     echo "onnxruntime: not to be had: networks in ONNX and comparisons with ONNX Runtime will not work" >&2
     exit 1
   fi
